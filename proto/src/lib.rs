@@ -1,0 +1,39 @@
+//! The knock: what a Postern client sends, and how a gate reads it.
+//!
+//! Normative text: `SPEC.md` beside this crate; the code cites its sections. Nothing here opens a socket or a
+//! file, reads a clock or draws randomness: `now`, nonces and bytes come in as arguments.
+//!
+//! ```text
+//!  client                                              gate
+//!  payload ──▶ knock::seal ──▶ 256 bytes ~~~~▶ Datagram ──unveil──▶ HintTable ──▶ knock::open ──▶ Authentic
+//!              (keys, nonce)                   (datagram)           (hints)       (keys, payload)
+//! ```
+//!
+//! Beside the packet's way stand the two texts that people carry: [`keyfile`] on the gate, [`profile`] with
+//! the client.
+
+pub mod datagram;
+pub mod hints;
+pub mod keyfile;
+pub mod keys;
+pub mod knock;
+pub mod names;
+pub mod payload;
+pub mod port;
+pub mod profile;
+pub mod refusal;
+pub mod text;
+pub mod time;
+
+pub use datagram::{Datagram, KNOCK_LEN, UsedNonce};
+pub use hints::{HintTable, Hinted};
+pub use keyfile::{ClientEntry, KeyFile};
+pub use keys::{ClientId, ClientKeys, ClientSecret, GateId, GateKeys, Hint, HintKey, Nonce, SealKey};
+pub use knock::{Authentic, open, seal};
+pub use names::{ClientName, GateName, NameError, ServiceName};
+pub use payload::{Payload, Proof, Request, Services, Source};
+pub use port::{Port, Protocol};
+pub use profile::Profile;
+pub use refusal::Refusal;
+pub use text::TextError;
+pub use time::{Epoch, Tolerance, WallTime, Window};

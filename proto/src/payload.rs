@@ -1,0 +1,235 @@
+//! What a knock asks for (SPEC 4): postcard, then zero padding. Decoding is strict: one value, then only zeros.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::datagram::PAYLOAD_LEN;
+use crate::names::ServiceName;
+use crate::time::{WallTime, Window};
+
+/// Most bytes that the names of one knock may take, a length byte for each counted (SPEC 4.2): with it the proof
+/// of a later version always fits.
+pub const SERVICES_LEN: usize = 90;
+
+/// The sealed content of a knock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// When the client made it.
+    pub at: WallTime,
+    /// Whom to let in.
+    pub source: Source,
+    /// What to do.
+    pub request: Request,
+    /// What proves the client's identity beyond its secret.
+    pub proof: Proof,
+}
+
+/// Whom to let in (SPEC 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// The address that the knock came from. Whoever holds the knock back and sends it first is let in instead.
+    Observed,
+    /// This address.
+    Stated(IpAddr),
+}
+
+/// What a knock asks the gate to do (SPEC 4.2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Open services.
+    Open {
+        /// Which.
+        services: Services,
+        /// For how long; the service's own window when absent.
+        window: Option<Window>,
+        /// Only to connections from this source port.
+        from_port: Option<NonZeroU16>,
+    },
+    /// Close services again, and make earlier knocks for them stale.
+    Close {
+        /// Which.
+        services: Services,
+    },
+}
+
+impl Request {
+    /// The services it names.
+    #[must_use]
+    pub const fn services(&self) -> &Services {
+        match self {
+            Self::Open { services, .. } | Self::Close { services } => services,
+        }
+    }
+}
+
+/// Proof of identity (SPEC 4.3). Version 1 of the payload knows only its absence; another tag is malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Proof {
+    /// The client's secret is all there is.
+    None,
+}
+
+/// One or more different services, at most [`SERVICES_LEN`] bytes of names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Services(Vec<ServiceName>);
+
+/// Why a list of services does not fit a knock.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServicesError {
+    /// The list is empty.
+    #[error("name at least one service")]
+    Empty,
+    /// A service stands twice.
+    #[error("service {0} is named twice")]
+    Twice(ServiceName),
+    /// The names take too many bytes.
+    #[error(
+        "the services' names are too long together for one knock ({SERVICES_LEN} bytes); knock for fewer at a time"
+    )]
+    TooLong,
+}
+
+impl Services {
+    /// A list of services.
+    ///
+    /// # Errors
+    /// [`ServicesError`] when it is empty, too long, or names one twice.
+    pub fn new(names: Vec<ServiceName>) -> Result<Self, ServicesError> {
+        if names.is_empty() {
+            return Err(ServicesError::Empty);
+        }
+        if names.iter().map(|name| 1 + name.as_str().len()).sum::<usize>() > SERVICES_LEN {
+            return Err(ServicesError::TooLong);
+        }
+        match names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+            Some((_, name)) => Err(ServicesError::Twice(name.clone())),
+            None => Ok(Self(names)),
+        }
+    }
+
+    /// The services in the order in which the knock names them.
+    pub fn iter(&self) -> std::slice::Iter<'_, ServiceName> {
+        self.0.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Services {
+    type Item = &'a ServiceName;
+    type IntoIter = std::slice::Iter<'a, ServiceName>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<'de> Deserialize<'de> for Services {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).and_then(|names| Self::new(names).map_err(de::Error::custom))
+    }
+}
+
+impl Payload {
+    /// The padded payload: postcard, then zeros to [`PAYLOAD_LEN`] (SPEC 4).
+    #[must_use]
+    pub fn encode(&self) -> [u8; PAYLOAD_LEN] {
+        let mut padded = [0; PAYLOAD_LEN];
+        postcard::to_slice(self, &mut padded).expect("the bounds of its fields let every payload fit");
+        padded
+    }
+
+    /// Reads a padded payload; `None` for anything but one value and zeros behind it.
+    #[must_use]
+    pub fn decode(padded: &[u8; PAYLOAD_LEN]) -> Option<Self> {
+        let (payload, rest) = postcard::take_from_bytes(padded).ok()?;
+        rest.iter().all(|&byte| byte == 0).then_some(payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(texts: &[&str]) -> Vec<ServiceName> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_largest_payload_leaves_room_for_a_proof() {
+        let (long, rest) = ("x".repeat(32), "y".repeat(23));
+        let services = Services::new(names(&[&long, &format!("{}z", &long[1..]), &rest])).unwrap();
+        let payload = Payload {
+            at: WallTime::from_micros(u64::MAX),
+            source: Source::Stated(IpAddr::from([0xff_u8; 16])),
+            request: Request::Open {
+                services,
+                window: Some(Window::from_secs(u32::MAX).unwrap()),
+                from_port: NonZeroU16::new(u16::MAX),
+            },
+            proof: Proof::None,
+        };
+        let used = postcard::to_allocvec(&payload).unwrap().len();
+        assert!(used + 72 <= PAYLOAD_LEN, "{used} bytes and a proof of 72");
+        assert_eq!(Payload::decode(&payload.encode()), Some(payload));
+    }
+
+    #[test]
+    fn lists_of_services_are_bounded() {
+        assert_eq!(Services::new(vec![]), Err(ServicesError::Empty));
+        assert!(matches!(Services::new(names(&["a", "b", "a"])), Err(ServicesError::Twice(_))));
+        let long = "x".repeat(29);
+        let three = names(&[&format!("{long}1"), &format!("{long}2"), &format!("{long}3")]);
+        assert_eq!(Services::new(three), Err(ServicesError::TooLong));
+    }
+
+    /// (what, bytes, does it decode): the wire read by hand.
+    #[test]
+    fn decoding_is_strict() {
+        let good: &[u8] = &[
+            0x01, // at: 1 us
+            0x00, // source: observed
+            0x00, 0x01, 0x03, b's', b's', b'h', // open, one service
+            0x00, 0x00, // no window, no source port
+            0x00, // no proof
+        ];
+        let with = |edits: &[(usize, u8)]| {
+            let mut padded = [0; PAYLOAD_LEN];
+            padded[..good.len()].copy_from_slice(good);
+            for &(at, byte) in edits {
+                padded[at] = byte;
+            }
+            Payload::decode(&padded)
+        };
+        assert_eq!(
+            with(&[]).unwrap(),
+            Payload {
+                at: WallTime::from_micros(1),
+                source: Source::Observed,
+                request: Request::Open {
+                    services: Services::new(names(&["ssh"])).unwrap(),
+                    window: None,
+                    from_port: None
+                },
+                proof: Proof::None,
+            }
+        );
+        for (what, edits) in [
+            ("a byte behind the value", &[(11, 1)][..]),
+            ("a byte at the very end", &[(PAYLOAD_LEN - 1, 1)][..]),
+            ("unknown source", &[(1, 2)][..]),
+            ("unknown request", &[(2, 2)][..]),
+            ("unknown proof", &[(10, 1)][..]),
+            ("no service", &[(3, 0)][..]),
+            ("a name that ends in the padding", &[(4, 9)][..]),
+            ("a name with a space", &[(5, b' ')][..]),
+            ("a name that is not UTF-8", &[(5, 0xff)][..]),
+            ("a length past the end", &[(4, 0x7f)][..]),
+            ("a window of zero", &[(8, 1)][..]),
+            ("an option that is neither", &[(8, 2)][..]),
+        ] {
+            assert_eq!(with(edits), None, "{what}");
+        }
+    }
+}
