@@ -1,1 +1,47 @@
-//! Postern.
+//! posternd, the gate of Postern: watches for knocks, verifies them, and opens ports for a timed window.
+//!
+//! ```text
+//!  wire ──▶ front ─────────────────────────────────────────────▶ warden ─────────────▶ kernel
+//!           capture ─ frame ─ gate ─ store ─▶ pipe (orders)  ─▶  roll ─ ledger ─ firewall
+//!           reads strangers' packets,                            touches the firewall,
+//!           never the firewall                                   never a packet
+//! ```
+//! The supervisor reads the files of the administrator (`config`), starts both, and hands them new settings. Front and
+//! warden do not import each other; the folders are the map of privileges. `commands` holds what the administrator
+//! runs beside the gate.
+
+mod cli;
+mod clock;
+mod commands;
+mod config;
+mod files;
+pub mod front;
+mod log;
+mod pipe;
+mod supervisor;
+mod warden;
+
+pub use cli::{Cli, exit_code};
+pub use clock::{BootTime, Now};
+
+use cli::Command;
+use config::Config;
+
+/// Carries out a command line.
+///
+/// # Errors
+/// What went wrong, for a person to read; [`exit_code`] tells its kind.
+pub fn run(cli: &Cli) -> anyhow::Result<()> {
+    let path = &cli.config;
+    match &cli.command {
+        Command::Run { trial, log_format } => {
+            log::start(*log_format)?;
+            supervisor::run(path, &Config::read(path)?, *trial)
+        }
+        Command::Check => commands::check::run(path),
+        Command::Init { address } => commands::init::run(path, address),
+        Command::Client(command) => commands::client::run(path, command),
+        Command::Explain { file } => commands::explain::run(path, file),
+        Command::Remove => commands::remove::run(path),
+    }
+}

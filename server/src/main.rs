@@ -1,2 +1,16 @@
-//! Postern.
-fn main() {}
+//! posternd: the gate. See the library for how it works.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use postern_server::{Cli, exit_code, run};
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("posternd: {error:#}");
+            exit_code(&error)
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The command line of posternd, and the exit codes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+use postern_proto::profile::Host;
+use postern_proto::{ClientName, ServiceName, WallTime, Window};
+
+use crate::config::{self, ConfigError};
+use crate::log;
+
+/// posternd opens hidden ports to whoever sends one encrypted, replay-protected UDP packet.
+#[derive(Parser)]
+#[command(name = "posternd", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Cli {
+    /// The configuration file
+    #[arg(short, long, global = true, env = "POSTERND_CONFIG", default_value = config::DEFAULT_PATH)]
+    pub(crate) config: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed: the firewall, the capture or the replay store (its message says which)
+  2  bad usage
+  3  bad configuration or key file
+
+The log level is taken from POSTERND_LOG (error, warn, info, debug, trace).";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Watch for knocks and open ports, in the foreground
+    Run {
+        /// Let the guard fall after this time unless confirmed with SIGUSR1, so that a mistake locks nobody out
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        trial: Option<Duration>,
+        /// How the log is written
+        #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+        log_format: log::Format,
+    },
+    /// Read the configuration and the key file, look at the firewall, and say what `run` would do
+    Check,
+    /// Write a commented configuration with a new gate id and a random knock port, and an empty key file
+    Init {
+        /// A name or address that clients reach this host by; repeat for several
+        #[arg(long, value_name = "HOST")]
+        address: Vec<Host>,
+    },
+    /// Manage clients; a running gate takes changes up on SIGHUP
+    #[command(subcommand)]
+    Client(ClientCommand),
+    /// Say of each packet of a capture file what the gate would do with it, and why
+    Explain {
+        /// A pcap file
+        file: PathBuf,
+    },
+    /// Take every rule of Postern out of the firewall
+    Remove,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ClientCommand {
+    /// Make a client: prints the line that it imports, once
+    Add(NewClient),
+    /// List the clients, without their secrets
+    List,
+    /// Let a disabled client knock again
+    Enable {
+        /// Its name
+        name: ClientName,
+    },
+    /// Refuse a client as if it were not there
+    Disable {
+        /// Its name
+        name: ClientName,
+    },
+    /// Delete a client and its secret
+    Remove {
+        /// Its name
+        name: ClientName,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct NewClient {
+    /// Its name, for logs and commands
+    pub(crate) name: ClientName,
+    /// A service that it may open; repeat for several
+    #[arg(long = "service", required = true, value_name = "SERVICE")]
+    pub(crate) services: Vec<ServiceName>,
+    /// The longest window that it may ask for
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) max_window: Option<Window>,
+    /// A network that the address to let in must belong to; repeat for several
+    #[arg(long = "source", value_name = "NETWORK")]
+    pub(crate) sources: Vec<IpNet>,
+    /// Refuse knocks that leave the address to let in to be observed
+    #[arg(long)]
+    pub(crate) must_state_source: bool,
+    /// Allow knocks that let in another address than their own
+    #[arg(long)]
+    pub(crate) may_state_other_source: bool,
+    /// How many leases it may hold at a time
+    #[arg(long, value_name = "N")]
+    pub(crate) max_leases: Option<u32>,
+    /// From when on it may knock, such as 2027-01-31T18:00:00Z
+    #[arg(long, value_name = "DATE")]
+    pub(crate) not_before: Option<WallTime>,
+    /// Until when it may knock
+    #[arg(long, value_name = "DATE")]
+    pub(crate) expires: Option<WallTime>,
+    /// A name or address of this host for the profile, instead of those in the configuration; repeat for several
+    #[arg(long, value_name = "HOST")]
+    pub(crate) address: Vec<Host>,
+}
+
+/// The exit code of a failure: 3 for a file that the administrator has to mend, else 1.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let is_config = error.chain().any(|cause| cause.is::<ConfigError>());
+    ExitCode::from(if is_config { 3 } else { 1 })
+}

@@ -1,0 +1,57 @@
+//! `posternd check`: reads everything, touches nothing, says what `run` would do.
+
+use std::path::Path;
+
+use anyhow::bail;
+
+use crate::config::Config;
+use crate::front::capture::Capture;
+use crate::warden::firewall::Firewall;
+
+pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
+    let config = Config::read(path)?;
+    println!("{}: reads well", path.display());
+    println!("{}: reads well, {} clients", config.keys.display(), config.clients.len());
+    for (name, service) in &config.services {
+        let ports: Vec<_> = service.ports.iter().map(ToString::to_string).collect();
+        let (window, most) = (service.window, service.max_window);
+        println!("service {name}: {} open for {window} a knock, {most} at the most", ports.join(", "));
+    }
+    let settings = config.warden(None);
+    let firewall = Firewall::new(settings.variant, &settings.families, settings.admit);
+    println!("rules that `posternd run` puts up (sessions that stand then are let through as well):");
+    for rule in firewall.describe(&settings.guard) {
+        println!("  {rule}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(look(&config, &firewall))
+}
+
+/// Looks at what only the running system can tell.
+async fn look(config: &Config, firewall: &Firewall) -> anyhow::Result<()> {
+    let mut problems = 0;
+    let mut problem = |text: String| {
+        problems += 1;
+        println!("problem: {text}");
+    };
+    for interface in &config.gate.interfaces {
+        match Capture::open(interface, &config.gate.ports) {
+            Ok(_) => println!("interface {interface}: can be watched"),
+            Err(error) => problem(error.to_string()),
+        }
+    }
+    let settings = config.warden(None);
+    match firewall.is_guarded().await {
+        Ok(true) => println!("firewall: the guard is up"),
+        Ok(false) => println!("firewall: the guard is not up"),
+        Err(error) => problem(error.to_string()),
+    }
+    match firewall.obstacles(&settings.guard).await {
+        Ok(obstacles) => obstacles.into_iter().for_each(|obstacle| println!("warning: {obstacle}")),
+        Err(error) => println!("warning: cannot look for rules that go round the guard: {error}"),
+    }
+    if problems > 0 {
+        bail!("{problems} problem(s): the gate would not start");
+    }
+    Ok(())
+}

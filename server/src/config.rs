@@ -1,0 +1,367 @@
+//! posternd.toml and the key file, read whole before anything starts. The configuration builds the rooms' settings;
+//! no room knows it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::num::NonZeroU16;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use postern_proto::keyfile::{ClientEntry, KeyFile};
+use postern_proto::profile::Host;
+use postern_proto::text::{TextError, from_toml};
+use postern_proto::{GateId, GateKeys, Port, ServiceName, Tolerance, Window};
+use serde::{Deserialize, Deserializer, de};
+use toml::Spanned;
+use zeroize::Zeroizing;
+
+use crate::front::gate::{Client, ServiceLimits, ServiceTable};
+use crate::front::{self, Enrolled};
+use crate::warden;
+use crate::warden::firewall::{Family, Variant};
+use crate::warden::guard::{Admit, Guard, GuardedPort, Refuse};
+use crate::warden::roll::{Member, Roll, Service};
+
+/// Where the configuration is looked for unless told otherwise.
+pub(crate) const DEFAULT_PATH: &str = "/etc/postern/posternd.toml";
+
+/// Knock ports of one gate, at the most.
+const MAX_KNOCK_PORTS: usize = 8;
+
+/// A file that does not read; its text says which, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {problem}", path.display())]
+    Unfit { path: PathBuf, problem: String },
+    #[error("{}: {source}", path.display())]
+    Text { path: PathBuf, source: TextError },
+}
+
+/// A configuration that was read whole and makes sense, with the clients of its key file.
+pub(crate) struct Config {
+    pub(crate) gate: GateConfig,
+    pub(crate) services: BTreeMap<ServiceName, ServiceConfig>,
+    firewall: FirewallConfig,
+    /// The key file, as an absolute or relative path that can be opened.
+    pub(crate) keys: PathBuf,
+    pub(crate) clients: Vec<ClientEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    gate: GateConfig,
+    services: BTreeMap<ServiceName, Spanned<ServiceConfig>>,
+    #[serde(default)]
+    firewall: FirewallConfig,
+}
+
+/// `[gate]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GateConfig {
+    pub(crate) id: GateId,
+    #[serde(deserialize_with = "knock_ports")]
+    pub(crate) ports: Vec<NonZeroU16>,
+    #[serde(default = "any_interface", deserialize_with = "some_interface")]
+    pub(crate) interfaces: Vec<String>,
+    #[serde(default)]
+    pub(crate) addresses: Vec<Host>,
+    #[serde(default, deserialize_with = "tolerance")]
+    pub(crate) tolerance: Tolerance,
+    #[serde(default = "default_keys")]
+    keys: PathBuf,
+    #[serde(default = "default_state")]
+    state: PathBuf,
+}
+
+/// `[services.NAME]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ServiceConfig {
+    pub(crate) ports: Vec<Port>,
+    #[serde(default = "default_window")]
+    pub(crate) window: Window,
+    #[serde(default = "default_max_window")]
+    pub(crate) max_window: Window,
+    #[serde(default)]
+    established: Established,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Established {
+    #[default]
+    Keep,
+    Cut,
+}
+
+/// `[firewall]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct FirewallConfig {
+    #[expect(dead_code, reason = "there is one backend; naming it is allowed, another name is an error")]
+    backend: Backend,
+    variant: Variant,
+    families: Vec<FamilyName>,
+    guard: GuardStyle,
+    grants: GrantStyle,
+    always_allow: Vec<IpNet>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Backend {
+    Iptables,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FamilyName {
+    Ipv4,
+    Ipv6,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum GuardStyle {
+    Drop,
+    Reset,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum GrantStyle {
+    Accept,
+    Return,
+}
+
+impl Default for FirewallConfig {
+    fn default() -> Self {
+        Self {
+            backend: Backend::Iptables,
+            variant: Variant::Auto,
+            families: vec![FamilyName::Ipv4, FamilyName::Ipv6],
+            guard: GuardStyle::Drop,
+            grants: GrantStyle::Accept,
+            always_allow: vec![],
+        }
+    }
+}
+
+impl Config {
+    /// Reads the configuration and the key file that it names.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first mistake in either file.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_safe(path, Exposure::NotWritable)?;
+        let error = |source| ConfigError::Text { path: path.to_owned(), source };
+        let raw: RawConfig = from_toml(&text).map_err(error)?;
+        raw.check(&text).map_err(error)?;
+        let keys = path.parent().unwrap_or(Path::new("")).join(&raw.gate.keys);
+        let clients = read_keys(&keys, raw.services.keys())?;
+        let services = raw.services.into_iter().map(|(name, service)| (name, service.into_inner())).collect();
+        Ok(Self { gate: raw.gate, services, firewall: raw.firewall, keys, clients })
+    }
+
+    /// What the front is told.
+    pub(crate) fn front(&self) -> front::Settings {
+        front::Settings {
+            interfaces: self.gate.interfaces.clone(),
+            ports: self.gate.ports.clone(),
+            keys: GateKeys::derive(&self.gate.id),
+            tolerance: self.gate.tolerance,
+            store: self.gate.state.join("front"),
+            enrolled: self.enrolled(),
+        }
+    }
+
+    /// Who may knock, with keys.
+    pub(crate) fn enrolled(&self) -> Enrolled {
+        let clients = self.clients.iter().map(|entry| Client::new(&self.gate.id, entry)).collect();
+        Enrolled { services: self.service_table(), clients }
+    }
+
+    fn service_table(&self) -> ServiceTable {
+        let limits = |service: &ServiceConfig| ServiceLimits { window: service.window, max_window: service.max_window };
+        self.services.iter().map(|(name, service)| (name.clone(), limits(service))).collect()
+    }
+
+    /// What the warden is told; no secret is in it.
+    pub(crate) fn warden(&self, trial: Option<Duration>) -> warden::Settings {
+        let firewall = &self.firewall;
+        let family = |name: &FamilyName| match name {
+            FamilyName::Ipv4 => Family::V4,
+            FamilyName::Ipv6 => Family::V6,
+        };
+        warden::Settings {
+            variant: firewall.variant,
+            families: firewall.families.iter().map(family).collect(),
+            admit: match firewall.grants {
+                GrantStyle::Accept => Admit::Accept,
+                GrantStyle::Return => Admit::Return,
+            },
+            guard: Guard {
+                knock_ports: self.gate.ports.clone(),
+                ports: self.guarded_ports(),
+                always_allow: firewall.always_allow.clone(),
+                refuse: match firewall.guard {
+                    GuardStyle::Drop => Refuse::Drop,
+                    GuardStyle::Reset => Refuse::Reset,
+                },
+                until: trial.map(warden::trial_end),
+            },
+            roll: self.roll(),
+        }
+    }
+
+    fn guarded_ports(&self) -> Vec<GuardedPort> {
+        let guarded = |service: &ServiceConfig| {
+            let keep_established = service.established == Established::Keep;
+            service.ports.clone().into_iter().map(move |port| GuardedPort { port, keep_established })
+        };
+        self.services.values().flat_map(guarded).collect()
+    }
+
+    /// Who may have what, without keys.
+    pub(crate) fn roll(&self) -> Roll {
+        let member = |entry: &ClientEntry| Member {
+            name: entry.name.clone(),
+            services: entry.services.clone(),
+            max_window: entry.max_window,
+            max_leases: entry.max_leases.unwrap_or(ClientEntry::DEFAULT_MAX_LEASES),
+        };
+        let service = |config: &ServiceConfig| Service { ports: config.ports.clone(), max_window: config.max_window };
+        let enabled = self.clients.iter().filter(|entry| !entry.disabled);
+        Roll {
+            members: enabled.map(|entry| (entry.id, member(entry))).collect(),
+            services: self.services.iter().map(|(name, config)| (name.clone(), service(config))).collect(),
+        }
+    }
+}
+
+impl RawConfig {
+    /// What no single field can tell.
+    fn check(&self, text: &str) -> Result<(), TextError> {
+        let mut taken = HashMap::new();
+        for (name, service) in &self.services {
+            let error = |message: String| Err(TextError::at(text, &service.span(), message));
+            let config = service.get_ref();
+            if config.ports.is_empty() {
+                return error(format!("service {name} has no ports: list at least one, such as \"22/tcp\""));
+            }
+            if config.window > config.max_window {
+                return error(format!("service {name}: its window is longer than its max-window"));
+            }
+            for port in &config.ports {
+                if let Some(other) = taken.insert(port, name) {
+                    return error(format!("port {port} is listed twice, for {other} and {name}"));
+                }
+                let knock = port.protocol == postern_proto::Protocol::Udp && self.gate.ports.contains(&port.number);
+                if knock {
+                    return error(format!("service {name}: {port} is a knock port of this gate; choose another"));
+                }
+            }
+        }
+        if self.firewall.families.is_empty() {
+            return Err(TextError::at(text, &(0..0), "[firewall] families is empty: nobody could be let in"));
+        }
+        Ok(())
+    }
+}
+
+/// Reads the key file: nobody else may read it, and its clients' services must exist.
+pub(crate) fn read_keys<'a>(
+    path: &Path,
+    services: impl IntoIterator<Item = &'a ServiceName>,
+) -> Result<Vec<ClientEntry>, ConfigError> {
+    let text = read_safe(path, Exposure::NotReadable)?;
+    let error = |source| ConfigError::Text { path: path.to_owned(), source };
+    let clients = KeyFile::parse(&text).map_err(error)?.into_clients();
+    let known: Vec<_> = services.into_iter().collect();
+    for client in &clients {
+        if let Some(unknown) = client.services.iter().find(|service| !known.contains(service)) {
+            let name = format!("name = \"{}\"", client.name);
+            let start = text.find(&name).unwrap_or(0);
+            let message = format!("client {}: posternd.toml has no [services.{unknown}]", client.name);
+            return Err(error(TextError::at(&text, &(start..start), message)));
+        }
+    }
+    Ok(clients)
+}
+
+/// What others must not be able to do with a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exposure {
+    /// Change it.
+    NotWritable,
+    /// Change or read it.
+    NotReadable,
+}
+
+/// Reads a text file, unless its mode lets others do more than they may, or somebody else owns it.
+pub(crate) fn read_safe(path: &Path, exposure: Exposure) -> Result<Zeroizing<String>, ConfigError> {
+    let read = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mode_error = |problem| Err(ConfigError::Unfit { path: path.to_owned(), problem });
+    let metadata = fs::metadata(path).map_err(read)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    let me = rustix::process::geteuid().as_raw();
+    if ![0, me].contains(&metadata.uid()) {
+        return mode_error("belongs to another user: chown root".to_owned());
+    }
+    let (forbidden, verb) = match exposure {
+        Exposure::NotWritable => (0o022, "change"),
+        Exposure::NotReadable => (0o077, "read or change"),
+    };
+    if mode & forbidden != 0 {
+        return mode_error(format!("mode {mode:04o} lets others {verb} it: chmod 600"));
+    }
+    fs::read_to_string(path).map(Zeroizing::new).map_err(read)
+}
+
+fn knock_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NonZeroU16>, D::Error> {
+    let ports = Vec::<NonZeroU16>::deserialize(deserializer)?;
+    let twice = ports.iter().enumerate().any(|(i, port)| ports[..i].contains(port));
+    if ports.is_empty() || ports.len() > MAX_KNOCK_PORTS || twice {
+        return Err(de::Error::custom(format!("list 1 to {MAX_KNOCK_PORTS} different UDP ports for knocks")));
+    }
+    Ok(ports)
+}
+
+fn some_interface<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    if names.is_empty() || names.iter().any(String::is_empty) {
+        return Err(de::Error::custom("list at least one interface, or leave the line out for any"));
+    }
+    Ok(names)
+}
+
+fn tolerance<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tolerance, D::Error> {
+    let window = Window::deserialize(deserializer)?;
+    Tolerance::new(window.duration()).map_err(de::Error::custom)
+}
+
+fn any_interface() -> Vec<String> {
+    vec!["any".to_owned()]
+}
+
+fn default_keys() -> PathBuf {
+    "keys".into()
+}
+
+fn default_state() -> PathBuf {
+    "/var/lib/postern".into()
+}
+
+const fn default_window() -> Window {
+    Window::DEFAULT
+}
+
+const fn default_max_window() -> Window {
+    Window::DEFAULT_MAX
+}

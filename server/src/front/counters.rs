@@ -1,0 +1,28 @@
+//! What the front counts: every datagram that reaches the gate ends in exactly one of these.
+
+use std::collections::BTreeMap;
+
+use postern_proto::Refusal;
+use tracing::info;
+
+/// Counts since the start.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// Datagrams that reached the gate.
+    pub(crate) received: u64,
+    /// Knocks that were recorded and passed on.
+    pub(crate) accepted: u64,
+    refused: BTreeMap<Refusal, u64>,
+}
+
+impl Counters {
+    pub(crate) fn refuse(&mut self, reason: Refusal) {
+        *self.refused.entry(reason).or_default() += 1;
+    }
+
+    /// One line with everything that is not zero.
+    pub(crate) fn log(&self) {
+        let refused: Vec<_> = self.refused.iter().map(|(reason, count)| format!("{reason}={count}")).collect();
+        info!(received = self.received, accepted = self.accepted, refused = refused.join(" "), "counters");
+    }
+}

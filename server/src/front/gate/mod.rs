@@ -1,0 +1,303 @@
+//! The gate: decides on one datagram, in the order of SPEC 5, the cheapest check first. It opens no socket and reads
+//! no clock: what it sees and when comes in, a verdict goes out.
+//!
+//! ```text
+//! Datagram ──hint──▶ candidates ──new · seal──▶ Authentic ──▶ Fresh ──policy · quota──▶ Unrecorded ──▶ Outcome
+//!          (hints)              (replay, proto)                (policy, quota)         (the store's receipt)
+//! ```
+//! Each arrow takes one type and makes the next, which nothing else can make: a check that is skipped does not
+//! compile. Nothing has an effect before it is recorded durably: only the store's [`Receipt`] releases an outcome.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use postern_proto::{
+    Authentic, ClientId, ClientName, Datagram, GateKeys, HintTable, Refusal, Request, ServiceName, Services,
+    Tolerance, WallTime, Window, open,
+};
+
+use crate::clock::Now;
+
+mod client;
+mod policy;
+mod quota;
+mod replay;
+#[cfg(test)]
+mod tests;
+
+pub use client::Client;
+pub use policy::{Permitted, ServiceLimits, ServiceTable, is_usable_source};
+pub use replay::{Memory, Purge, Record, ReplayKey};
+
+use super::store::Receipt;
+use quota::{LeaseKey, Leases};
+
+/// How many clients' hints are computed ahead in one slice, at least.
+const HINT_SLICE: usize = 2_000;
+/// In how many slices the next epoch's hints are computed, at the most.
+const HINT_SLICES: usize = 20;
+
+/// One gate with its clients, and everything it remembers.
+pub struct Gate {
+    keys: GateKeys,
+    tolerance: Tolerance,
+    services: ServiceTable,
+    clients: Vec<Client>,
+    hints: HintTable,
+    memory: Memory,
+    leases: Leases,
+}
+
+/// What the gate decided.
+#[must_use]
+pub enum Verdict {
+    /// Refused; nothing is written.
+    Refused(Refused),
+    /// Decided, to be released once it is recorded durably.
+    Decided(Unrecorded),
+}
+
+/// A refusal, with what is known of the knock by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The one reason.
+    pub reason: Refusal,
+    /// The client, once a hint named it.
+    pub client: Option<ClientName>,
+    /// When the client made the knock, once it was opened.
+    pub at: Option<WallTime>,
+}
+
+/// A decision that has no effect before its record is durable.
+#[must_use]
+#[derive(Debug)]
+pub struct Unrecorded {
+    record: Record,
+    outcome: Outcome,
+    client: ClientName,
+}
+
+/// What follows from a recorded knock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Let somebody in.
+    Open(Grant),
+    /// Close services again.
+    Close(Closure),
+    /// Nothing: policy refuses it.
+    Refused(Refused),
+}
+
+/// What a client gets: these services for this source, no more (P8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Who asked.
+    pub client: ClientId,
+    /// The services, each with the length of its window.
+    pub services: Vec<(ServiceName, Window)>,
+    /// Whom to let in.
+    pub source: IpAddr,
+    /// From which source port; from any when absent.
+    pub from_port: Option<NonZeroU16>,
+}
+
+/// What a client gives back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closure {
+    /// Who asked.
+    pub client: ClientId,
+    /// The services.
+    pub services: Services,
+    /// Whose leases end: this address's.
+    pub source: IpAddr,
+}
+
+/// An authentic knock within the clock tolerance, above the floor.
+struct Fresh(Authentic);
+
+impl Gate {
+    /// A gate with its clients, and what its store remembers.
+    #[must_use]
+    pub fn new(
+        keys: GateKeys,
+        tolerance: Tolerance,
+        services: ServiceTable,
+        clients: Vec<Client>,
+        memory: Memory,
+        now: WallTime,
+    ) -> Self {
+        let hints = HintTable::new(tolerance, now, &clients);
+        Self { keys, tolerance, services, clients, hints, memory, leases: Leases::default() }
+    }
+
+    /// Takes over other services and clients; what is remembered stays.
+    pub fn reload(&mut self, services: ServiceTable, clients: Vec<Client>, now: WallTime) {
+        self.hints = HintTable::new(self.tolerance, now, &clients);
+        self.services = services;
+        self.clients = clients;
+    }
+
+    /// Decides on a datagram that came from `observed`.
+    pub fn handle(&mut self, now: Now, observed: IpAddr, datagram: Datagram<'_>) -> Verdict {
+        self.hints.turn(now.wall, &self.clients);
+        match self.authenticate(datagram) {
+            Ok((client, knock)) => self.decide(now, observed, client, knock),
+            Err((reason, client)) => {
+                let client = client.map(|client| self.clients[client].name.clone());
+                Verdict::Refused(Refused { reason, client, at: None })
+            }
+        }
+    }
+
+    /// Steps 2 to 5: whose knock is it? Refuses a stranger's packet after one hash and one look-up (P3).
+    fn authenticate(&self, datagram: Datagram<'_>) -> Result<(usize, Authentic), (Refusal, Option<usize>)> {
+        let mut refusal = (Refusal::Unknown, None);
+        for (client, epoch) in self.hints.look_up(datagram.unveil(&self.keys)) {
+            if self.memory.contains(&(self.clients[client].id, *datagram.nonce())) {
+                return Err((Refusal::Replayed, Some(client)));
+            }
+            match open(&self.keys, self.clients[client].seal_key(), epoch, datagram) {
+                Ok(knock) => return Ok((client, knock)),
+                Err(reason) => refusal = (reason, Some(client)),
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Steps 6 to 10: what does its client get?
+    fn decide(&mut self, now: Now, observed: IpAddr, client: usize, knock: Authentic) -> Verdict {
+        let (at, name) = (knock.at(), self.clients[client].name.clone());
+        let refused = |reason| Refused { reason, client: Some(name.clone()), at: Some(at) };
+        let fresh = match self.freshen(now.wall, client, knock) {
+            Ok(fresh) => fresh,
+            Err(reason) => return Verdict::Refused(refused(reason)),
+        };
+        let source = fresh.0.source(observed);
+        if !is_usable_source(source) {
+            return Verdict::Refused(refused(Refusal::UnusableSource));
+        }
+        let Client { id, policy, .. } = &self.clients[client];
+        let (id, max_leases) = (*id, policy.max_leases);
+        let permitted = policy.permit(&self.services, now.wall, &fresh.0, observed);
+        if !self.memory.has_room_for(id) {
+            return Verdict::Refused(refused(Refusal::Busy));
+        }
+        let outcome = match permitted {
+            Err(reason) => Outcome::Refused(refused(reason)),
+            Ok(Permitted::Close(services)) => {
+                self.end_leases(id, &services, source);
+                Outcome::Close(Closure { client: id, services, source })
+            }
+            Ok(Permitted::Open(services)) => {
+                let grant = Grant { client: id, services, source, from_port: from_port(&fresh) };
+                if !self.take_leases(&grant, max_leases, now) {
+                    return Verdict::Refused(refused(Refusal::Busy));
+                }
+                Outcome::Open(grant)
+            }
+        };
+        let closes = match &outcome {
+            Outcome::Close(closure) => closure.services.iter().cloned().collect(),
+            _ => Vec::new(),
+        };
+        let record = Record { key: (id, *fresh.0.nonce()), at, closes };
+        self.memory.remember(&record, now.boot);
+        Verdict::Decided(Unrecorded { record, outcome, client: name })
+    }
+
+    /// Step 6: within the tolerance, above the floor, and not made before a close of the same services.
+    fn freshen(&self, now: WallTime, client: usize, knock: Authentic) -> Result<Fresh, Refusal> {
+        let (at, id) = (knock.at(), self.clients[client].id);
+        if now.since(at) > self.tolerance.duration() || self.memory.is_below_floor(at) {
+            return Err(Refusal::Stale);
+        }
+        if at.since(now) > self.tolerance.duration() {
+            return Err(Refusal::Early);
+        }
+        let closed = |service| self.memory.is_closed(id, service, at);
+        if knock.request().services().iter().any(closed) { Err(Refusal::Stale) } else { Ok(Fresh(knock)) }
+    }
+
+    fn take_leases(&mut self, grant: &Grant, max_of_client: u32, now: Now) -> bool {
+        let keys: Vec<_> = grant
+            .services
+            .iter()
+            .map(|(service, _)| LeaseKey {
+                client: grant.client,
+                service: service.clone(),
+                source: grant.source,
+                from_port: grant.from_port,
+            })
+            .collect();
+        if !self.leases.have_room_for(&keys, max_of_client, now.boot) {
+            return false;
+        }
+        for (key, (_, window)) in keys.into_iter().zip(&grant.services) {
+            self.leases.add(key, now.boot.after(window.duration()));
+        }
+        true
+    }
+
+    fn end_leases(&mut self, client: ClientId, services: &Services, source: IpAddr) {
+        for service in services {
+            self.leases.end(&LeaseKey { client, service: service.clone(), source, from_port: None });
+        }
+    }
+
+    /// What may be forgotten at `now`.
+    #[must_use]
+    pub fn purgeable(&self, now: Now) -> Option<Purge> {
+        self.memory.purgeable(now, self.tolerance)
+    }
+
+    /// Forgets what was written as forgotten.
+    pub fn forget(&mut self, purge: &Purge) {
+        self.memory.forget(purge);
+    }
+
+    /// Computes a slice of the next epoch's hints; `true` once they are complete.
+    pub fn prepare(&mut self, now: WallTime) -> bool {
+        self.hints.turn(now, &self.clients);
+        let slice = HINT_SLICE.max(self.clients.len().div_ceil(HINT_SLICES));
+        self.hints.prepare(&self.clients, slice)
+    }
+
+    /// The clients, by the position that their key file gave them.
+    #[must_use]
+    pub fn clients(&self) -> &[Client] {
+        &self.clients
+    }
+}
+
+fn from_port(knock: &Fresh) -> Option<NonZeroU16> {
+    match knock.0.request() {
+        Request::Open { from_port, .. } => *from_port,
+        Request::Close { .. } => None,
+    }
+}
+
+impl Unrecorded {
+    /// What must be durable first.
+    #[must_use]
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// What would follow, to be looked at and not to be acted on.
+    pub(crate) const fn preview(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// What follows, now that the store says it is durable.
+    #[must_use]
+    pub fn release(self, _: &Receipt) -> Outcome {
+        self.outcome
+    }
+
+    /// What follows when it could not be made durable: nothing. The knock stays remembered, so that it cannot be
+    /// tried again either.
+    #[must_use]
+    pub fn fail(self) -> Refused {
+        Refused { reason: Refusal::Unrecorded, client: Some(self.client), at: Some(self.record.at) }
+    }
+}

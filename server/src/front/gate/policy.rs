@@ -1,0 +1,161 @@
+//! What a client may ask for, and the check that turns a fresh knock into a request to be granted (SPEC 5, steps 7
+//! and 8).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
+use postern_proto::keyfile::ClientEntry;
+use postern_proto::{Authentic, Epoch, Refusal, Request, ServiceName, Services, WallTime, Window};
+
+/// The windows of the gate's services.
+pub type ServiceTable = HashMap<ServiceName, ServiceLimits>;
+
+/// How long a service may be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceLimits {
+    /// Unless the knock asks for a window of its own.
+    pub window: Window,
+    /// At the most.
+    pub max_window: Window,
+}
+
+/// What one client may ask for.
+pub struct Policy {
+    services: Vec<ServiceName>,
+    max_window: Option<Window>,
+    sources: Vec<IpNet>,
+    must_state_source: bool,
+    may_state_other_source: bool,
+    not_before: Option<WallTime>,
+    expires: Option<WallTime>,
+    disabled: bool,
+    /// How many leases it may hold at a time.
+    pub max_leases: u32,
+}
+
+/// What a client may have, before the gate's quotas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Permitted {
+    /// These services, each for its window.
+    Open(Vec<(ServiceName, Window)>),
+    /// These services closed.
+    Close(Services),
+}
+
+impl Policy {
+    /// The policy of an entry of the key file.
+    #[must_use]
+    pub fn of(entry: &ClientEntry) -> Self {
+        Self {
+            services: entry.services.clone(),
+            max_window: entry.max_window,
+            sources: entry.sources.clone(),
+            must_state_source: entry.must_state_source,
+            may_state_other_source: entry.may_state_other_source,
+            not_before: entry.not_before,
+            expires: entry.expires,
+            disabled: entry.disabled,
+            max_leases: entry.max_leases.unwrap_or(ClientEntry::DEFAULT_MAX_LEASES),
+        }
+    }
+
+    /// Whether a knock of this epoch can be valid at all: what cannot is not even in the hint table.
+    pub(super) fn may_knock_in(&self, epoch: Epoch) -> bool {
+        let begun = self.not_before.is_none_or(|from| from < epoch.next().start());
+        let over = self.expires.is_some_and(|until| until <= epoch.start());
+        begun && !over && !self.disabled
+    }
+
+    /// Decides on a knock that would let `source` in.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub(super) fn permit(
+        &self,
+        services: &ServiceTable,
+        now: WallTime,
+        knock: &Authentic,
+        observed: IpAddr,
+    ) -> Result<Permitted, Refusal> {
+        let source = knock.source(observed);
+        if self.not_before.is_some_and(|from| now < from) {
+            return Err(Refusal::NotYetValid);
+        }
+        if self.expires.is_some_and(|until| until <= now) {
+            return Err(Refusal::Expired);
+        }
+        if self.must_state_source && !knock.states_source() {
+            return Err(Refusal::SourceNotStated);
+        }
+        if source != observed && !self.may_state_other_source {
+            return Err(Refusal::SourceNotOwn);
+        }
+        if !self.sources.is_empty() && !self.sources.iter().any(|network| network.contains(&source)) {
+            return Err(Refusal::SourceNotAllowed);
+        }
+        match knock.request() {
+            Request::Open { services: wanted, window, .. } => wanted
+                .iter()
+                .map(|name| Ok((name.clone(), self.window(*self.service(services, name)?, *window)?)))
+                .collect::<Result<_, _>>()
+                .map(Permitted::Open),
+            Request::Close { services: wanted } => {
+                wanted.iter().try_for_each(|name| self.service(services, name).map(drop))?;
+                Ok(Permitted::Close(wanted.clone()))
+            }
+        }
+    }
+
+    fn service<'a>(&self, table: &'a ServiceTable, name: &ServiceName) -> Result<&'a ServiceLimits, Refusal> {
+        let limits = table.get(name).ok_or(Refusal::UnknownService)?;
+        if self.services.contains(name) { Ok(limits) } else { Err(Refusal::ServiceNotAllowed) }
+    }
+
+    /// A window that was asked for must fit; one that was not is cut to what the client may have.
+    fn window(&self, limits: ServiceLimits, asked: Option<Window>) -> Result<Window, Refusal> {
+        let most = self.max_window.map_or(limits.max_window, |own| own.min(limits.max_window));
+        match asked {
+            Some(window) if window > most => Err(Refusal::WindowTooLong),
+            Some(window) => Ok(window),
+            None => Ok(limits.window.min(most)),
+        }
+    }
+}
+
+/// Whether an address can be let in at all (SPEC 5, step 7): a unicast address that a packet can come from, in the one
+/// form that the firewall will see it in. A link-local IPv6 address means nothing without its interface.
+#[must_use]
+pub fn is_usable_source(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let this_network = v4.octets()[0] == 0;
+            let reserved = v4.octets()[0] >= 240;
+            !(this_network || reserved || v4.is_loopback() || v4.is_multicast())
+        }
+        IpAddr::V6(v6) => {
+            let compatible = matches!(v6.segments(), [0, 0, 0, 0, 0, 0, _, _]);
+            let link_local = v6.is_unicast_link_local();
+            let mapped = v6.to_ipv4_mapped().is_some();
+            !(v6 == Ipv6Addr::UNSPECIFIED || compatible || mapped || link_local || v6.is_loopback() || v6.is_multicast())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_that_can_be_let_in() {
+        for address in ["192.0.2.1", "10.0.0.1", "169.254.1.1", "2001:db8::1", "fd00::1"] {
+            assert!(is_usable_source(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "ff02::1",
+            "fe80::1", "::ffff:192.0.2.1", "::192.0.2.1",
+        ] {
+            assert!(!is_usable_source(address.parse().unwrap()), "{address}");
+        }
+    }
+}

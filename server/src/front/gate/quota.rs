@@ -1,0 +1,78 @@
+//! How many leases may live at a time, of one client and of the gate: a client's own mistakes must not fill the
+//! firewall either (SPEC 5, step 9). The warden counts again; this count keeps a refused knock from being written.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use postern_proto::{ClientId, ServiceName};
+
+use crate::clock::BootTime;
+
+/// Leases of all clients together.
+pub const LIVE_LEASES: usize = 16_384;
+
+/// What makes two grants one lease.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LeaseKey {
+    pub(super) client: ClientId,
+    pub(super) service: ServiceName,
+    pub(super) source: IpAddr,
+    pub(super) from_port: Option<NonZeroU16>,
+}
+
+/// The leases that this gate has granted and that have not ended.
+#[derive(Default)]
+pub(super) struct Leases {
+    ends: HashMap<LeaseKey, BootTime>,
+    per_client: HashMap<ClientId, u32>,
+}
+
+impl Leases {
+    /// Whether these leases, all of one client, fit beside the living ones. A renewal takes no place.
+    pub(super) fn have_room_for(&mut self, wanted: &[LeaseKey], max_of_client: u32, now: BootTime) -> bool {
+        self.fit(wanted, max_of_client) || {
+            self.sweep(now);
+            self.fit(wanted, max_of_client)
+        }
+    }
+
+    pub(super) fn add(&mut self, key: LeaseKey, end: BootTime) {
+        let client = key.client;
+        match self.ends.get_mut(&key) {
+            Some(old) => *old = end.max(*old),
+            None => {
+                self.ends.insert(key, end);
+                *self.per_client.entry(client).or_default() += 1;
+            }
+        }
+    }
+
+    pub(super) fn end(&mut self, key: &LeaseKey) {
+        if self.ends.remove(key).is_some() {
+            self.discount(key.client);
+        }
+    }
+
+    fn fit(&self, wanted: &[LeaseKey], max_of_client: u32) -> bool {
+        let new = wanted.iter().filter(|key| !self.ends.contains_key(key)).count();
+        let held = wanted.first().and_then(|key| self.per_client.get(&key.client)).copied().unwrap_or(0);
+        new == 0 || (self.ends.len() + new <= LIVE_LEASES && held as usize + new <= max_of_client as usize)
+    }
+
+    fn sweep(&mut self, now: BootTime) {
+        let ended: Vec<_> = self.ends.iter().filter(|(_, end)| **end <= now).map(|(key, _)| key.clone()).collect();
+        for key in ended {
+            self.end(&key);
+        }
+    }
+
+    fn discount(&mut self, client: ClientId) {
+        if let Some(count) = self.per_client.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_client.remove(&client);
+            }
+        }
+    }
+}

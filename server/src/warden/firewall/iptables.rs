@@ -1,0 +1,228 @@
+//! Carries rules into the kernel through iptables, for one address family. Every call has a deadline, and every exit
+//! code counts. Single rules go through the iptables crate; what must change together goes as one transaction through
+//! `iptables-restore`, which the crate does not have.
+
+use std::fs;
+use std::io::Write;
+use std::net::IpAddr;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use iptables::IPTables;
+use tokio::time::timeout;
+
+use super::rules::{Family, GRANTS_CHAIN, GUARD_CHAIN};
+
+const TABLE: &str = "filter";
+/// Seconds that iptables waits for its lock; the crate by itself would wait for ever.
+const LOCK_SECONDS: &str = "5";
+/// How long one call may take, lock included. What comes back later than this is not heard any more.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// The jump that must stay INPUT's first rule.
+const JUMP: &str = "-j POSTERN";
+
+/// Which of the two implementations of iptables is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Variant {
+    /// Whatever `iptables` is on this host.
+    Auto,
+    /// `iptables-nft`.
+    Nft,
+    /// `iptables-legacy`.
+    Legacy,
+}
+
+impl Variant {
+    /// The programs of a family: for single rules, and for transactions.
+    pub(crate) const fn programs(self, family: Family) -> (&'static str, &'static str) {
+        match (self, family) {
+            (Self::Auto, Family::V4) => ("iptables", "iptables-restore"),
+            (Self::Auto, Family::V6) => ("ip6tables", "ip6tables-restore"),
+            (Self::Nft, Family::V4) => ("iptables-nft", "iptables-nft-restore"),
+            (Self::Nft, Family::V6) => ("ip6tables-nft", "ip6tables-nft-restore"),
+            (Self::Legacy, Family::V4) => ("iptables-legacy", "iptables-legacy-restore"),
+            (Self::Legacy, Family::V6) => ("ip6tables-legacy", "ip6tables-legacy-restore"),
+        }
+    }
+}
+
+/// Whether rules of ours can be there at all: asking a legacy table for its rules would make it.
+pub(super) fn may_hold_rules(variant: Variant, family: Family) -> bool {
+    let tables = match (variant, family) {
+        (Variant::Legacy, Family::V4) => "/proc/net/ip_tables_names",
+        (Variant::Legacy, Family::V6) => "/proc/net/ip6_tables_names",
+        _ => return true,
+    };
+    fs::read_to_string(tables).is_ok_and(|names| names.lines().any(|name| name == TABLE))
+}
+
+/// Why the firewall did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum FirewallError {
+    /// The program could not be started.
+    #[error("cannot run {program}: {reason}; install the iptables package, or choose another [firewall] variant")]
+    Missing {
+        /// The program.
+        program: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// The program refused.
+    #[error("{program} failed ({status}): {stderr}")]
+    Failed {
+        /// The program.
+        program: &'static str,
+        /// Its exit status.
+        status: String,
+        /// What it said.
+        stderr: String,
+    },
+    /// The address belongs to a family that the configuration leaves out.
+    #[error("nobody can be let in from {address}: its address family is not in [firewall] families")]
+    NotServed {
+        /// The address.
+        address: IpAddr,
+    },
+    /// The program did not end in time.
+    #[error("{program} did not end within {} s", DEADLINE.as_secs())]
+    Late {
+        /// The program.
+        program: &'static str,
+    },
+}
+
+/// iptables of one family.
+#[derive(Clone)]
+pub(crate) struct Tables {
+    single: Arc<IPTables>,
+    restore: &'static str,
+    pub(crate) family: Family,
+}
+
+impl Tables {
+    pub(crate) fn new(variant: Variant, family: Family) -> Self {
+        let (cmd, restore) = variant.programs(family);
+        // Every iptables that still runs on a supported system has --check; --wait is given with a limit instead.
+        let single = IPTables { cmd, has_check: true, has_wait: false, is_numeric: true };
+        Self { single: Arc::new(single), restore, family }
+    }
+
+    /// The program for single rules.
+    pub(crate) fn program(&self) -> &'static str {
+        self.single.cmd
+    }
+
+    /// Puts a rule at the head of the grants chain.
+    pub(crate) async fn insert_grant(&self, rule: &str) -> Result<(), FirewallError> {
+        self.execute(TABLE, format!("-I {GRANTS_CHAIN} 1 {rule}")).await.map(drop)
+    }
+
+    /// Takes a rule out of the grants chain.
+    pub(crate) async fn delete_grant(&self, rule: &str) -> Result<(), FirewallError> {
+        self.execute(TABLE, format!("-D {GRANTS_CHAIN} {rule}")).await.map(drop)
+    }
+
+    /// The rules of a chain as `iptables -S` prints them; `None` when there is no such chain.
+    pub(crate) async fn list(&self, chain: &'static str) -> Result<Option<Vec<String>>, FirewallError> {
+        // All chains are listed: asking for one that is missing fails like anything else that can fail.
+        let text = self.execute(TABLE, "-S".to_owned()).await?;
+        let of_chain = |prefix: &str| {
+            let prefix = format!("{prefix} {chain} ");
+            text.lines().filter(move |line| format!("{line} ").starts_with(&prefix))
+        };
+        let exists = of_chain("-N").chain(of_chain("-P")).next().is_some();
+        Ok(exists.then(|| of_chain("-A").map(ToOwned::to_owned).collect()))
+    }
+
+    /// The rules that packets meet in another table before the guard.
+    pub(crate) async fn prerouting(&self, table: &'static str) -> Result<Vec<String>, FirewallError> {
+        let text = self.execute(table, "-S PREROUTING".to_owned()).await?;
+        Ok(text.lines().map(ToOwned::to_owned).collect())
+    }
+
+    /// Fills both chains and makes the jump INPUT's first rule, in one transaction: at no moment is a part of it there.
+    pub(crate) async fn install(&self, guard: &[String], grants: &[String]) -> Result<(), FirewallError> {
+        let input = self.list("INPUT").await?.unwrap_or_default();
+        let mut lines = vec![format!(":{GUARD_CHAIN} - [0:0]"), format!(":{GRANTS_CHAIN} - [0:0]")];
+        let jumps = input.iter().filter(|rule| is_jump(rule)).count();
+        if jumps != 1 || !input.first().is_some_and(|rule| is_jump(rule)) {
+            lines.extend((0..jumps).map(|_| format!("-D INPUT {JUMP}")));
+            lines.push(format!("-I INPUT 1 {JUMP}"));
+        }
+        lines.extend(guard.iter().map(|rule| format!("-A {GUARD_CHAIN} {rule}")));
+        lines.extend(grants.iter().map(|rule| format!("-A {GRANTS_CHAIN} {rule}")));
+        self.transact(&lines).await
+    }
+
+    /// Takes away everything of ours in one transaction; `false` when there was nothing.
+    pub(crate) async fn uninstall(&self) -> Result<bool, FirewallError> {
+        let input = self.list("INPUT").await?.unwrap_or_default();
+        let mut lines: Vec<_> =
+            input.iter().filter(|rule| is_jump(rule)).map(|_| format!("-D INPUT {JUMP}")).collect();
+        let mut chains = Vec::new();
+        for chain in [GUARD_CHAIN, GRANTS_CHAIN] {
+            if self.list(chain).await?.is_some() {
+                chains.push(chain);
+            }
+        }
+        lines.extend(chains.iter().map(|chain| format!("-F {chain}")));
+        lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
+        if lines.is_empty() {
+            return Ok(false);
+        }
+        self.transact(&lines).await.map(|()| true)
+    }
+
+    async fn execute(&self, table: &'static str, command: String) -> Result<String, FirewallError> {
+        let (tables, program) = (Arc::clone(&self.single), self.single.cmd);
+        let call = move || {
+            let command = format!("-w {LOCK_SECONDS} {command}");
+            tables.execute(table, &command).map_err(|error| error.to_string())
+        };
+        run(program, call).await
+    }
+
+    async fn transact(&self, lines: &[String]) -> Result<(), FirewallError> {
+        let (program, input) = (self.restore, format!("*{TABLE}\n{}\nCOMMIT\n", lines.join("\n")));
+        let call = move || -> std::io::Result<Output> {
+            let mut child = Command::new(program)
+                .args(["--noflush", "-w", LOCK_SECONDS])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()?;
+            // A program that gave up early says why itself: its exit code tells.
+            let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
+            let output = child.wait_with_output()?;
+            if output.status.success() { written.map(|()| output) } else { Ok(output) }
+        };
+        run(program, move || call().map_err(|error| error.to_string())).await.map(drop)
+    }
+}
+
+/// Runs a blocking call with the deadline; gives its standard output.
+async fn run(
+    program: &'static str,
+    call: impl FnOnce() -> Result<Output, String> + Send + 'static,
+) -> Result<String, FirewallError> {
+    let missing = |reason| FirewallError::Missing { program, reason };
+    let output = timeout(DEADLINE, tokio::task::spawn_blocking(call))
+        .await
+        .map_err(|_| FirewallError::Late { program })?
+        .map_err(|error| missing(error.to_string()))?
+        .map_err(missing)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(FirewallError::Failed {
+        program,
+        status: output.status.to_string(),
+        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
+fn is_jump(rule: &str) -> bool {
+    rule == format!("-A INPUT {JUMP}")
+}

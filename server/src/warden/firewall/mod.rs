@@ -1,0 +1,166 @@
+//! The firewall as the warden sees it: a guard, grants in and grants out, for both address families.
+
+use std::net::IpAddr;
+
+mod iptables;
+mod rules;
+
+pub use iptables::FirewallError;
+pub(crate) use iptables::Variant;
+pub(crate) use rules::{Family, Found};
+
+use super::guard::{Admit, Guard, Session};
+use super::ledger::Lease;
+use iptables::Tables;
+use rules::{GRANTS_CHAIN, GUARD_CHAIN};
+
+/// Every firewall of this host that may hold rules of ours, whatever is configured now.
+pub(crate) fn installed() -> Vec<Firewall> {
+    let each = |variant| {
+        let families: Vec<Family> =
+            [Family::V4, Family::V6].into_iter().filter(|&family| iptables::may_hold_rules(variant, family)).collect();
+        Firewall::new(variant, &families, Admit::Accept)
+    };
+    [Variant::Nft, Variant::Legacy].map(each).into()
+}
+
+/// The kernel's firewall, through iptables.
+#[derive(Clone)]
+pub(crate) struct Firewall {
+    families: Vec<Tables>,
+    admit: Admit,
+}
+
+impl Firewall {
+    pub(crate) fn new(variant: Variant, families: &[Family], admit: Admit) -> Self {
+        Self { families: families.iter().map(|&family| Tables::new(variant, family)).collect(), admit }
+    }
+
+    /// Whether the guard of every family is up.
+    pub(crate) async fn is_guarded(&self) -> Result<bool, FirewallError> {
+        for tables in &self.families {
+            let chain = tables.list(GUARD_CHAIN).await?;
+            if chain.is_none_or(|rules| rules.is_empty()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Our rules that let somebody in, as the kernel holds them.
+    pub(crate) async fn found(&self) -> Result<Vec<Found>, FirewallError> {
+        let mut found = Vec::new();
+        for tables in &self.families {
+            let chain = tables.list(GRANTS_CHAIN).await?.unwrap_or_default();
+            found.extend(chain.iter().filter_map(|rule| rules::read(rule)));
+        }
+        Ok(found)
+    }
+
+    /// Puts the guard up with these leases and sessions let in, and nobody else: one transaction a family.
+    pub(crate) async fn install(
+        &self,
+        guard: &Guard,
+        leases: &[&Lease],
+        sessions: &[Session],
+    ) -> Result<(), FirewallError> {
+        for tables in &self.families {
+            let (chain, grants) = self.plan(tables.family, guard, leases, sessions);
+            tables.install(&chain, &grants).await?;
+        }
+        Ok(())
+    }
+
+    /// The rules of both chains of a family, in order.
+    fn plan(
+        &self,
+        family: Family,
+        guard: &Guard,
+        leases: &[&Lease],
+        sessions: &[Session],
+    ) -> (Vec<String>, Vec<String>) {
+        let of_family = |address: IpAddr| Family::of(address) == family;
+        let leases = leases.iter().filter(|lease| of_family(lease.key.source));
+        let sessions = sessions.iter().filter(|session| of_family(session.remote.ip()));
+        let grants = leases
+            .flat_map(|lease| lease.ports.iter().map(|&port| rules::grant(lease, port, self.admit)))
+            .chain(sessions.map(|session| rules::standing(session, self.admit)))
+            .chain(rules::end_of_grants(family, guard))
+            .collect();
+        (rules::guard_chain(family, guard, self.admit), grants)
+    }
+
+    /// The guard as text, a line a rule, for a person to read.
+    pub(crate) fn describe(&self, guard: &Guard) -> Vec<String> {
+        let lines = |tables: &Tables| {
+            let (chain, grants) = self.plan(tables.family, guard, &[], &[]);
+            let program = tables.program();
+            let line = move |name: &str, rule: String| format!("{program} -A {name} {rule}");
+            let head = std::iter::once(format!("{program} -I INPUT 1 -j {GUARD_CHAIN}"));
+            head.chain(chain.into_iter().map(|rule| line(GUARD_CHAIN, rule)))
+                .chain(grants.into_iter().map(|rule| line(GRANTS_CHAIN, rule)))
+                .collect::<Vec<_>>()
+        };
+        self.families.iter().flat_map(lines).collect()
+    }
+
+    /// Lets a lease's source in.
+    pub(crate) async fn open(&self, lease: &Lease) -> Result<(), FirewallError> {
+        let tables = self.tables(lease.key.source)?;
+        for &port in &lease.ports {
+            tables.insert_grant(&rules::grant(lease, port, self.admit)).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a lease's rules out again.
+    pub(crate) async fn close(&self, lease: &Lease) -> Result<(), FirewallError> {
+        let tables = self.tables(lease.key.source)?;
+        let mut result = Ok(());
+        for &port in &lease.ports {
+            // One that is gone already must not keep the others.
+            result = result.and(tables.delete_grant(&rules::grant(lease, port, self.admit)).await);
+        }
+        result
+    }
+
+    /// Takes the rule of a standing session out again.
+    pub(crate) async fn forget(&self, session: &Session) -> Result<(), FirewallError> {
+        self.tables(session.remote.ip())?.delete_grant(&rules::standing(session, self.admit)).await
+    }
+
+    /// Rules of others that would lead packets round the guard, as far as iptables shows them.
+    pub(crate) async fn obstacles(&self, guard: &Guard) -> Result<Vec<String>, FirewallError> {
+        let mut obstacles = Vec::new();
+        for tables in &self.families {
+            for (table, targets, effect) in [
+                ("nat", ["DNAT", "REDIRECT"], "is led elsewhere before the guard sees it"),
+                ("raw", ["NOTRACK", "--notrack"], "is not tracked: sessions will end with their window"),
+            ] {
+                for rule in tables.prerouting(table).await? {
+                    let names = |word: &str| rule.split(' ').any(|part| part == word);
+                    let port = guard.ports.iter().find(|guarded| names(&guarded.port.number.to_string()));
+                    if let Some(guarded) = port.filter(|_| targets.iter().any(|target| names(target))) {
+                        obstacles.push(format!("{} {effect}: {rule} ({table} table)", guarded.port));
+                    }
+                }
+            }
+        }
+        Ok(obstacles)
+    }
+
+    /// Takes everything of ours away; `false` when there was nothing.
+    pub(crate) async fn remove(&self) -> Result<bool, FirewallError> {
+        let mut any = false;
+        for tables in &self.families {
+            any |= tables.uninstall().await?;
+        }
+        Ok(any)
+    }
+
+    fn tables(&self, address: IpAddr) -> Result<&Tables, FirewallError> {
+        let family = Family::of(address);
+        let tables = self.families.iter().find(|tables| tables.family == family);
+        tables.ok_or(FirewallError::NotServed { address })
+    }
+}

@@ -1,0 +1,45 @@
+//! The roll: which client may have which service, and on which ports. No secret is in it. The warden checks every
+//! order against it, so that a front that was taken over gets no further than its clients could (P6).
+
+use std::collections::HashMap;
+
+use postern_proto::{ClientId, ClientName, Port, ServiceName, Window};
+
+/// What the warden knows of one client.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) name: ClientName,
+    pub(crate) services: Vec<ServiceName>,
+    pub(crate) max_window: Option<Window>,
+    pub(crate) max_leases: u32,
+}
+
+/// What the warden knows of one service.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    pub(crate) ports: Vec<Port>,
+    pub(crate) max_window: Window,
+}
+
+/// Clients that may knock, and services that may be opened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Roll {
+    pub(crate) members: HashMap<ClientId, Member>,
+    pub(crate) services: HashMap<ServiceName, Service>,
+}
+
+impl Roll {
+    /// The client and the service, if the one may have the other for this long.
+    pub(crate) fn entitled(&self, client: ClientId, service: &ServiceName, window: Window) -> Option<(&Member, &Service)> {
+        let member = self.members.get(&client)?;
+        let entry = self.services.get(service)?;
+        let most = member.max_window.map_or(entry.max_window, |own| own.min(entry.max_window));
+        (member.services.contains(service) && window <= most).then_some((member, entry))
+    }
+
+    /// Whether a lease that lives could still be granted.
+    pub(crate) fn still_allows(&self, client: &ClientName, service: &ServiceName) -> bool {
+        let may = |member: &Member| member.name == *client && member.services.contains(service);
+        self.services.contains_key(service) && self.members.values().any(may)
+    }
+}
