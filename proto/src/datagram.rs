@@ -38,25 +38,25 @@ impl<'a> Datagram<'a> {
 
     /// The nonce.
     #[must_use]
-    pub fn nonce(&self) -> &'a UsedNonce {
+    pub fn nonce(self) -> &'a UsedNonce {
         self.0[NONCE_AT..].first_chunk().expect("the offsets lie within the datagram")
     }
 
     /// The hint, with the gate's veil taken off (SPEC 3.2). Random for whoever does not know the gate id.
     #[must_use]
-    pub fn unveil(&self, gate: &GateKeys) -> Hint {
+    pub fn unveil(self, gate: &GateKeys) -> Hint {
         Hint::from_bytes(self.veiled_hint()).xor(gate.veil(self.nonce()))
     }
 
-    pub(crate) fn veiled_hint(&self) -> [u8; HINT_LEN] {
+    pub(crate) fn veiled_hint(self) -> [u8; HINT_LEN] {
         *self.0.first_chunk().expect("the offsets lie within the datagram")
     }
 
-    pub(crate) fn ciphertext(&self) -> &'a [u8; PAYLOAD_LEN] {
+    pub(crate) fn ciphertext(self) -> &'a [u8; PAYLOAD_LEN] {
         self.0[CIPHERTEXT_AT..].first_chunk().expect("the offsets lie within the datagram")
     }
 
-    pub(crate) fn tag(&self) -> &'a [u8; TAG_LEN] {
+    pub(crate) fn tag(self) -> &'a [u8; TAG_LEN] {
         self.0[TAG_AT..].first_chunk().expect("the offsets lie within the datagram")
     }
 }

@@ -1,14 +1,20 @@
 //! From a hint to a client: the table that makes refusing a stranger cost the same for one client as for a million.
 //!
-//! One map for each epoch that a fresh knock can belong to. The next epoch's map is filled ahead, a slice at a time
+//! One map for each epoch that a fresh knock can belong to, and before them all a sieve that sends most strangers
+//! away. The next epoch's map is filled ahead, a slice at a time
 //! ([`HintTable::prepare`]), so that turning the epoch is a swap; when the clock has stepped, the table is rebuilt at
 //! once. A client that is disabled, not yet valid or expired gives no key and so is not in it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::keys::{Hint, HintKey};
 use crate::time::{Epoch, Tolerance, WallTime};
+
+mod sieve;
+
+use sieve::Sieve;
 
 /// What the table needs of a client.
 pub trait Hinted {
@@ -19,6 +25,7 @@ pub trait Hinted {
 /// Hints of all clients for the epochs that a clock tolerance covers.
 pub struct HintTable {
     tolerance: Tolerance,
+    sieve: Sieve,
     /// Consecutive epochs, oldest first, all complete.
     epochs: VecDeque<EpochHints>,
     /// The epoch behind them, while it is being filled, with the clients done so far.
@@ -29,8 +36,10 @@ impl HintTable {
     /// A table for `clients` around `now`. A client is named by its position from here on.
     #[must_use]
     pub fn new<C: Hinted>(tolerance: Tolerance, now: WallTime, clients: &[C]) -> Self {
-        let next = EpochHints::new(tolerance.epochs(now).start().to_owned(), clients.len());
-        let mut table = Self { tolerance, epochs: VecDeque::new(), next };
+        let one_ahead = 1;
+        let sieve = Sieve::new(clients.len(), tolerance.most_epochs() + one_ahead);
+        let next = EpochHints::new(*tolerance.epochs(now).start(), clients.len());
+        let mut table = Self { tolerance, sieve, epochs: VecDeque::new(), next };
         table.turn(now, clients);
         table
     }
@@ -47,10 +56,11 @@ impl HintTable {
             && self.next.epoch <= wanted.end().next();
         if !follows {
             self.epochs.clear();
+            self.sieve.clear();
             self.next = EpochHints::new(*wanted.start(), clients.len());
         }
         while self.next.epoch <= *wanted.end() {
-            self.next.fill(clients, usize::MAX);
+            self.next.fill(clients, usize::MAX, &mut self.sieve);
             let after = EpochHints::new(self.next.epoch.next(), clients.len());
             self.epochs.push_back(std::mem::replace(&mut self.next, after));
         }
@@ -61,13 +71,15 @@ impl HintTable {
 
     /// Fills at most `slice` clients of the next epoch; `true` once it is complete.
     pub fn prepare<C: Hinted>(&mut self, clients: &[C], slice: usize) -> bool {
-        self.next.fill(clients, slice);
+        self.next.fill(clients, slice, &mut self.sieve);
         self.next.done == clients.len()
     }
 
     /// The clients with this hint, by position, each with the epoch in which it is theirs. Almost always none or one.
     pub fn look_up(&self, hint: Hint) -> impl Iterator<Item = (usize, Epoch)> {
-        self.epochs.iter().flat_map(move |epoch| epoch.look_up(hint))
+        let generations = self.sieve.generations(hint);
+        let alive = self.epochs.iter().filter(move |hints| generations.may_hold(hints.epoch));
+        alive.flat_map(move |hints| hints.look_up(hint))
     }
 
     fn first(&self) -> Option<Epoch> {
@@ -91,16 +103,21 @@ impl EpochHints {
         Self { epoch, done: 0, clients, shared: Vec::new() }
     }
 
-    fn fill<C: Hinted>(&mut self, clients: &[C], slice: usize) {
+    fn fill<C: Hinted>(&mut self, clients: &[C], slice: usize, sieve: &mut Sieve) {
+        if self.done == 0 {
+            sieve.begin(self.epoch);
+        }
         for (position, client) in clients.iter().enumerate().skip(self.done).take(slice) {
             self.done = position + 1;
             let Some(key) = client.hint_key(self.epoch) else { continue };
             let (hint, position) =
                 (key.hint(self.epoch), u32::try_from(position).expect("fewer than 2^32 clients"));
-            if self.clients.contains_key(&hint) {
-                self.shared.push((hint, position));
-            } else {
-                self.clients.insert(hint, position);
+            sieve.add(hint, self.epoch);
+            match self.clients.entry(hint) {
+                Entry::Vacant(place) => {
+                    place.insert(position);
+                }
+                Entry::Occupied(_) => self.shared.push((hint, position)),
             }
         }
     }

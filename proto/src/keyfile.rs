@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use toml::Spanned;
 
 use crate::keys::{ClientId, ClientSecret};
@@ -28,7 +28,7 @@ pub struct ClientEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_window: Option<Window>,
     /// The networks that the address to let in must belong to; any when absent.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "at_least_one", skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<IpNet>,
     /// Refuse knocks that leave the address to let in to be observed.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -53,6 +53,17 @@ pub struct ClientEntry {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+/// An empty list of networks reads like "nobody" and would mean "anybody": only leaving it out means that.
+fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let networks = Vec::deserialize(deserializer)?;
+    if networks.is_empty() {
+        return Err(de::Error::custom(
+            "an empty list of networks: list at least one, or leave it out for any",
+        ));
+    }
+    Ok(networks)
 }
 
 impl ClientEntry {
@@ -87,9 +98,9 @@ impl KeyFile {
     /// [`TextError`] with the place of the first mistake; it never repeats what stands there.
     pub fn parse(text: &str) -> Result<Self, TextError> {
         let raw: RawKeyFile = from_toml(text)?;
-        unique(text, &raw.client, "name", |client| client.name.clone())?;
+        unique(text, &raw.client, "name", |client| &client.name)?;
         unique(text, &raw.client, "id", |client| client.id)?;
-        unique(text, &raw.client, "secret", |client| *client.secret.expose())?;
+        unique(text, &raw.client, "secret", |client| client.secret.expose())?;
         for entry in &raw.client {
             let client = entry.get_ref();
             if client.services.is_empty() {
@@ -121,11 +132,11 @@ impl KeyFile {
 }
 
 /// Two clients with one name, id or secret are a configuration error (SPEC 2).
-fn unique<K: Eq + Hash>(
+fn unique<'a, K: Eq + Hash>(
     text: &str,
-    clients: &[Spanned<ClientEntry>],
+    clients: &'a [Spanned<ClientEntry>],
     field: &str,
-    key: impl Fn(&ClientEntry) -> K,
+    key: impl Fn(&'a ClientEntry) -> K,
 ) -> Result<(), TextError> {
     let mut seen = HashMap::with_capacity(clients.len());
     for entry in clients {
@@ -174,6 +185,7 @@ mod tests {
             (format!("{good}color = \"red\"\n"), 6, "unknown field `color`"),
             (format!("{good}max-window = \"soon\"\n"), 6, "a window is a whole number of seconds"),
             (format!("{good}sources = [\"10.0.0.0\"]\n"), 6, "invalid IP address syntax"),
+            (format!("{good}sources = []\n"), 6, "an empty list of networks"),
             (format!("{good}expires = \"soon\"\n"), 6, "a date is written in UTC"),
             (
                 format!("{good}not-before = \"2027-01-01T00:00:00Z\"\nexpires = \"2026-01-01T00:00:00Z\"\n"),

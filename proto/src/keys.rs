@@ -270,4 +270,29 @@ mod tests {
         assert_ne!(hint, ClientKeys::derive(&a, &secret).hint.hint(epoch.next()));
         assert_ne!(GateKeys::derive(&a).veil(&[0; 24]), GateKeys::derive(&b).veil(&[0; 24]));
     }
+
+    #[test]
+    fn derivation_agrees_with_the_vectors() {
+        #[derive(Deserialize)]
+        struct File {
+            keys: Vec<std::collections::HashMap<String, toml::Value>>,
+        }
+        let file: File = toml::from_str(include_str!("../vectors/keys.toml")).unwrap();
+        for vector in &file.keys {
+            let bytes = |field: &str| -> Vec<u8> {
+                let digits = vector[field].as_str().unwrap().as_bytes().chunks(2);
+                digits.map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+            };
+            let id = GateId::from_bytes(bytes("gate-id").try_into().unwrap());
+            let secret = ClientSecret::from_bytes(bytes("secret").try_into().unwrap());
+            let (gate, client) = (GateKeys::derive(&id), ClientKeys::derive(&id, &secret));
+            let epoch = Epoch::new(vector["epoch"].as_integer().unwrap().try_into().unwrap());
+            assert_eq!(client.hint.0.as_slice(), bytes("hint-key"));
+            assert_eq!(client.seal.0.as_slice(), bytes("seal-key"));
+            assert_eq!(gate.veil.as_slice(), bytes("veil-key"));
+            assert_eq!(client.hint.hint(epoch).bytes().as_slice(), bytes("hint"));
+            assert_eq!(gate.veil(&bytes("nonce").try_into().unwrap()).as_slice(), bytes("veil"));
+        }
+        assert_eq!(file.keys.len(), 2);
+    }
 }

@@ -1,4 +1,5 @@
-//! What a knock asks for (SPEC 4): postcard, then zero padding. Decoding is strict: one value, then only zeros.
+//! What a knock asks for (SPEC 4): postcard, then zero padding. Decoding is strict: a gate accepts exactly
+//! what a client writes, so that no two implementations can disagree on a knock.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -140,11 +141,14 @@ impl Payload {
         padded
     }
 
-    /// Reads a padded payload; `None` for anything but one value and zeros behind it.
+    /// Reads a padded payload; `None` for anything but the one encoding of a value and zeros behind it.
+    ///
+    /// postcard alone would take an integer in more bytes than it needs, and how many of them would depend on the
+    /// machine's word size.
     #[must_use]
     pub fn decode(padded: &[u8; PAYLOAD_LEN]) -> Option<Self> {
-        let (payload, rest) = postcard::take_from_bytes(padded).ok()?;
-        rest.iter().all(|&byte| byte == 0).then_some(payload)
+        let (payload, _) = postcard::take_from_bytes::<Self>(padded).ok()?;
+        (payload.encode() == *padded).then_some(payload)
     }
 }
 
@@ -228,6 +232,10 @@ mod tests {
             ("a length past the end", &[(4, 0x7f)][..]),
             ("a window of zero", &[(8, 1)][..]),
             ("an option that is neither", &[(8, 2)][..]),
+            (
+                "an integer in more bytes than it needs",
+                &[(0, 0x81), (1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, b's'), (7, 0)][..],
+            ),
         ] {
             assert_eq!(with(edits), None, "{what}");
         }

@@ -1,6 +1,6 @@
 //! What a client knows of a gate, and the one line in which the gate's administrator hands it over.
 //!
-//! `postern1:` and base64url without padding of: length of the body (2 bytes), the first 4 bytes of the body's
+//! `postern1:` and base64url without padding of: length of the body (4 bytes), the first 4 bytes of the body's
 //! SHA-256, the body (postcard). The length tells a line that was cut from one that was mistyped. The line holds the
 //! client's secret.
 
@@ -24,7 +24,7 @@ use crate::port::Port;
 pub const PREFIX: &str = "postern1:";
 
 const CHECK_LEN: usize = 4;
-const HEADER_LEN: usize = 2 + CHECK_LEN;
+const HEADER_LEN: usize = 4 + CHECK_LEN;
 
 /// Everything a client needs to knock at one gate.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ impl Profile {
         let body = Zeroizing::new(
             postcard::to_allocvec(self).expect("every field of a profile has a postcard form"),
         );
-        let len = u16::try_from(body.len()).expect("a profile is shorter than 64 kB");
+        let len = u32::try_from(body.len()).expect("a profile is shorter than 4 GB");
         let mut bytes = Zeroizing::new(Vec::with_capacity(HEADER_LEN + body.len()));
         bytes.extend_from_slice(&len.to_be_bytes());
         bytes.extend_from_slice(&check(&body));
@@ -96,12 +96,12 @@ impl Profile {
         let Some((&header, body)) = bytes.split_first_chunk::<HEADER_LEN>() else {
             return Err(ProfileError::Cut);
         };
-        let [high, low, expected @ ..] = header;
-        let len = usize::from(u16::from_be_bytes([high, low]));
-        if body.len() < len {
+        let [a, b, c, d, expected @ ..] = header;
+        let (have, len) = (body.len() as u64, u64::from(u32::from_be_bytes([a, b, c, d])));
+        if have < len {
             return Err(ProfileError::Cut);
         }
-        if body.len() > len || whole != text.len() || check(body) != expected {
+        if have > len || whole != text.len() || check(body) != expected {
             return Err(ProfileError::Mistyped);
         }
         if URL_SAFE_NO_PAD.encode(&*bytes) != text {
@@ -203,14 +203,14 @@ mod tests {
         for end in 1..line.len() {
             assert_eq!(Profile::from_line(&line[..end]).err(), Some(ProfileError::Cut), "cut at {end}");
         }
-        // The two bytes of the length can say "longer" when mistyped; everything behind them is exact.
+        // The bytes of the length can say "longer" when mistyped; everything behind them is exact.
         for at in PREFIX.len()..line.len() {
             for replacement in ["A", "-", "7"] {
                 let mut mistyped = line.to_string();
                 mistyped.replace_range(at..=at, replacement);
                 if mistyped != *line {
                     let error = Profile::from_line(&mistyped).err();
-                    let cut = at < PREFIX.len() + 3 && error == Some(ProfileError::Cut);
+                    let cut = at < PREFIX.len() + 6 && error == Some(ProfileError::Cut);
                     assert!(cut || error == Some(ProfileError::Mistyped), "{at}: {error:?}");
                 }
             }

@@ -52,13 +52,13 @@ pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, TextError> {
     })
 }
 
-/// serde's type errors quote the value that they met (`invalid type: string "…"`); everything in double quotes
-/// behind such a beginning goes. Field names stand in backticks and stay.
+/// serde's type errors quote the value that they met (invalid type: string "…", or integer `…`): what stands from the
+/// first quote to what was expected goes. Field names stand in other messages and stay.
 fn without_values(message: &str) -> String {
     let quotes_value = message.starts_with("invalid type:") || message.starts_with("invalid value:");
-    match (message.find('"'), message.rfind('"')) {
-        (Some(first), Some(last)) if quotes_value && first < last => {
-            format!("{}{}", message[..first].trim_end(), &message[last + 1..])
+    match (message.find(['"', '`']), message.rfind(", expected")) {
+        (Some(value), Some(expected)) if quotes_value && value < expected => {
+            format!("{}{}", message[..value].trim_end(), &message[expected..])
         }
         _ => message.to_owned(),
     }
@@ -80,6 +80,8 @@ mod tests {
         let error = from_toml::<Sample>("\n list = \"c2VjcmV0\"").unwrap_err();
         assert_eq!((error.line, error.column), (2, 9));
         assert_eq!(error.message, "invalid type: string, expected a sequence");
+        let error = from_toml::<Sample>("list = 31337").unwrap_err();
+        assert_eq!(error.message, "invalid type: integer, expected a sequence");
         let error = from_toml::<Sample>("list = []\nlisst = 1").unwrap_err();
         assert_eq!(error.line, 2);
         assert!(error.message.contains("`lisst`"), "{error}");

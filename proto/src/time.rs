@@ -19,7 +19,7 @@ const EPOCH_MICROS: u64 = EPOCH_SECONDS * MICROS;
 
 /// An instant on the wall clock: microseconds since 1970-01-01T00:00:00Z.
 ///
-/// In text it is RFC 3339 in UTC, in postcard a varint.
+/// In text it is RFC 3339 in UTC and whole seconds, in postcard a varint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallTime(u64);
 
@@ -95,13 +95,17 @@ impl fmt::Display for WallTime {
 
 /// Why a date was not understood.
 #[derive(Debug, thiserror::Error)]
-#[error("a date is written in UTC like \"2027-01-31T18:00:00Z\"")]
+#[error("a date is written in UTC and whole seconds, like \"2027-01-31T18:00:00Z\"")]
 pub struct DateError;
 
 impl FromStr for WallTime {
     type Err = DateError;
 
     fn from_str(text: &str) -> Result<Self, DateError> {
+        // A fraction would be lost when the date is printed, and behind one humantime takes any offset for UTC.
+        if text.contains('.') {
+            return Err(DateError);
+        }
         humantime::parse_rfc3339_weak(text.trim()).map(Self::from).map_err(|_| DateError)
     }
 }
@@ -179,6 +183,13 @@ impl Tolerance {
     #[must_use]
     pub const fn duration(self) -> Duration {
         self.0
+    }
+
+    /// How many epochs a fresh knock can belong to at any one time, at the most.
+    #[must_use]
+    pub fn most_epochs(self) -> u64 {
+        let span = u64::try_from(2 * self.0.as_micros()).expect("at most 20 minutes");
+        span.div_ceil(EPOCH_MICROS) + 1
     }
 
     /// The epochs a fresh knock can belong to at `now`.
@@ -285,6 +296,8 @@ mod tests {
     fn tolerance_covers_the_epochs_around_now() {
         let now = WallTime::from_secs(100 * 30 + 15);
         assert_eq!(Tolerance::default().epochs(now), Epoch::new(98)..=Epoch::new(102));
+        assert_eq!(Tolerance::default().most_epochs(), 5);
+        assert_eq!(Tolerance::new(Duration::from_secs(61)).unwrap().most_epochs(), 6);
         assert!(Tolerance::new(Duration::from_millis(999)).is_err());
         assert!(Tolerance::new(Duration::from_secs(601)).is_err());
     }
@@ -305,7 +318,11 @@ mod tests {
     fn dates_read_and_print() {
         let date: WallTime = "2027-01-31T18:00:00Z".parse().unwrap();
         assert_eq!(date.to_string(), "2027-01-31T18:00:00Z");
-        assert!("tomorrow".parse::<WallTime>().is_err());
+        for text in
+            ["tomorrow", "2027-01-31T18:00:00.5Z", "2027-01-31T18:00:00.5+05:00", "2027-01-31T18:00:00+05:00"]
+        {
+            assert!(text.parse::<WallTime>().is_err(), "{text}");
+        }
         assert_eq!(WallTime::from_micros(u64::MAX).to_string(), "18446744073709551615 us after 1970");
     }
 }

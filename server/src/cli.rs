@@ -122,6 +122,6 @@ pub(crate) struct NewClient {
 /// The exit code of a failure: 3 for a file that the administrator has to mend, else 1.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let is_config = error.chain().any(|cause| cause.is::<ConfigError>());
+    let is_config = error.chain().any(<dyn std::error::Error>::is::<ConfigError>);
     ExitCode::from(if is_config { 3 } else { 1 })
 }

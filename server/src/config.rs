@@ -104,8 +104,9 @@ enum Established {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct FirewallConfig {
-    #[expect(dead_code, reason = "there is one backend; naming it is allowed, another name is an error")]
-    backend: Backend,
+    /// There is one; naming it is allowed.
+    #[serde(rename = "backend")]
+    _backend: Backend,
     variant: Variant,
     families: Vec<FamilyName>,
     guard: GuardStyle,
@@ -143,7 +144,7 @@ enum GrantStyle {
 impl Default for FirewallConfig {
     fn default() -> Self {
         Self {
-            backend: Backend::Iptables,
+            _backend: Backend::Iptables,
             variant: Variant::Auto,
             families: vec![FamilyName::Ipv4, FamilyName::Ipv6],
             guard: GuardStyle::Drop,
@@ -188,7 +189,10 @@ impl Config {
     }
 
     fn service_table(&self) -> ServiceTable {
-        let limits = |service: &ServiceConfig| ServiceLimits { window: service.window, max_window: service.max_window };
+        let limits = |service: &ServiceConfig| ServiceLimits {
+            window: service.window,
+            max_window: service.max_window,
+        };
         self.services.iter().map(|(name, service)| (name.clone(), limits(service))).collect()
     }
 
@@ -236,7 +240,8 @@ impl Config {
             max_window: entry.max_window,
             max_leases: entry.max_leases.unwrap_or(ClientEntry::DEFAULT_MAX_LEASES),
         };
-        let service = |config: &ServiceConfig| Service { ports: config.ports.clone(), max_window: config.max_window };
+        let service =
+            |config: &ServiceConfig| Service { ports: config.ports.clone(), max_window: config.max_window };
         let enabled = self.clients.iter().filter(|entry| !entry.disabled);
         Roll {
             members: enabled.map(|entry| (entry.id, member(entry))).collect(),
@@ -262,9 +267,12 @@ impl RawConfig {
                 if let Some(other) = taken.insert(port, name) {
                     return error(format!("port {port} is listed twice, for {other} and {name}"));
                 }
-                let knock = port.protocol == postern_proto::Protocol::Udp && self.gate.ports.contains(&port.number);
+                let knock =
+                    port.protocol == postern_proto::Protocol::Udp && self.gate.ports.contains(&port.number);
                 if knock {
-                    return error(format!("service {name}: {port} is a knock port of this gate; choose another"));
+                    return error(format!(
+                        "service {name}: {port} is a knock port of this gate; choose another"
+                    ));
                 }
             }
         }

@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+/// Leases that may live at a time, of all clients together: the front orders no more, and the warden grants no more.
+pub(crate) const LIVE_LEASES: usize = 16_384;
 /// Longest order in bytes: an open of as many services as fit a knock is far below it.
 const MAX_LEN: usize = 1024;
 

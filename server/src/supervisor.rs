@@ -34,7 +34,8 @@ async fn supervise(path: &Path, config: &Config, trial: Option<Duration>) -> any
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let (front_end, warden_end) = StdStream::pair().context("cannot make the pipe between front and warden")?;
+    let (front_end, warden_end) =
+        StdStream::pair().context("cannot make the pipe between front and warden")?;
     let (to_warden, warden_commands) = mpsc::channel(1);
     let (to_front, front_commands) = mpsc::channel(1);
     let (warden_ready, warden_is_ready) = oneshot::channel();
@@ -43,7 +44,7 @@ async fn supervise(path: &Path, config: &Config, trial: Option<Duration>) -> any
     let settings = config.warden(trial);
     let mut warden = room("warden", async move || {
         let warden = Warden::start(settings).await?;
-        drop(warden_ready.send(()));
+        let _ = warden_ready.send(());
         warden.run(OrderReceiver::new(attach(warden_end)?), warden_commands).await
     })?;
     // The guard stands before the first knock is read: nobody is let in that the kernel would not let out.
@@ -53,7 +54,7 @@ async fn supervise(path: &Path, config: &Config, trial: Option<Duration>) -> any
     let settings = config.front();
     let mut front = room("front", async move || {
         let front = Front::start(settings)?;
-        drop(front_ready.send(()));
+        let _ = front_ready.send(());
         front.run(OrderSender::new(attach(front_end)?), front_commands).await
     })?;
     if front_is_ready.await.is_err() {

@@ -23,7 +23,9 @@ pub(crate) fn run(path: &Path, command: &ClientCommand) -> anyhow::Result<()> {
             Ok(())
         }
         ClientCommand::Enable { name } => {
-            edit(&config, name, |clients, at| drop(clients.get_mut(at).and_then(|client| client.remove("disabled"))))?;
+            edit(&config, name, |clients, at| {
+                drop(clients.get_mut(at).and_then(|client| client.remove("disabled")));
+            })?;
             told(&format!("{name} may knock again"));
             Ok(())
         }
@@ -54,7 +56,8 @@ fn add(path: &Path, config: &Config, new: &NewClient) -> anyhow::Result<()> {
     }
     let addresses = if new.address.is_empty() { &config.gate.addresses } else { &new.address };
     if addresses.is_empty() {
-        let problem = "addresses is empty in [gate]: list what clients reach this host by, or give --address".to_owned();
+        let problem = "addresses is empty in [gate]: list what clients reach this host by, or give --address"
+            .to_owned();
         return Err(ConfigError::Unfit { path: path.to_owned(), problem }.into());
     }
     let entry = ClientEntry {
@@ -77,7 +80,11 @@ fn add(path: &Path, config: &Config, new: &NewClient) -> anyhow::Result<()> {
         secret: entry.secret.clone(),
         addresses: addresses.clone(),
         ports: config.gate.ports.clone(),
-        services: new.services.iter().map(|name| (name.clone(), config.services[name].ports.clone())).collect(),
+        services: new
+            .services
+            .iter()
+            .map(|name| (name.clone(), config.services[name].ports.clone()))
+            .collect(),
     };
     append(config, &entry)?;
     println!("{}", *profile.to_line());
@@ -97,7 +104,11 @@ fn append(config: &Config, entry: &ClientEntry) -> anyhow::Result<()> {
 }
 
 /// Changes one client's entry; everything else in the file stays as it is, comments too.
-fn edit(config: &Config, name: &ClientName, change: impl Fn(&mut ArrayOfTables, usize)) -> anyhow::Result<()> {
+fn edit(
+    config: &Config,
+    name: &ClientName,
+    change: impl Fn(&mut ArrayOfTables, usize),
+) -> anyhow::Result<()> {
     let keys = &config.keys;
     let lock = FolderLock::around(keys).with_context(|| format!("cannot lock {}", keys.display()))?;
     let text = read_safe(keys, Exposure::NotReadable)?;
@@ -106,9 +117,9 @@ fn edit(config: &Config, name: &ClientName, change: impl Fn(&mut ArrayOfTables, 
         text.parse().map_err(|_| unfit("it changed just now and does not read any more".to_owned()))?;
     let clients = document.get_mut("client").and_then(|clients| clients.as_array_of_tables_mut());
     let clients = clients.ok_or_else(|| unfit(format!("it has no [[client]] entry for {name}")))?;
-    let position = clients.iter().position(|client| {
-        client.get("name").and_then(toml_edit::Item::as_str) == Some(name.as_str())
-    });
+    let position = clients
+        .iter()
+        .position(|client| client.get("name").and_then(toml_edit::Item::as_str) == Some(name.as_str()));
     let Some(position) = position else {
         return Err(unfit(format!("it has no client {name}")).into());
     };

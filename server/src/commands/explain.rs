@@ -82,7 +82,12 @@ impl Explainer {
                 }
                 Outcome::Close(closure) => {
                     let services: Vec<_> = closure.services.iter().map(ToString::to_string).collect();
-                    format!("accepted: {} closes {} to {}", self.name(closure.client), services.join(", "), closure.source)
+                    format!(
+                        "accepted: {} closes {} to {}",
+                        self.name(closure.client),
+                        services.join(", "),
+                        closure.source
+                    )
                 }
             },
         };
@@ -97,10 +102,10 @@ impl Explainer {
             return text;
         }
         if let Some(client) = client {
-            text.push_str(&format!("; client {client}"));
+            text = format!("{text}; client {client}");
         }
         if let Some(made) = made {
-            text.push_str(&format!("; {}", clock(at, *made)));
+            text = format!("{text}; {}", clock(at, *made));
         }
         text
     }
@@ -137,7 +142,9 @@ fn wide(clients: &[Client], first: WallTime, last: WallTime) -> HashMap<Hint, (u
     }
     let mut hints = HashMap::new();
     for epoch in (from + cut..=to.saturating_sub(cut)).map(Epoch::new) {
-        hints.extend(clients.iter().enumerate().map(|(i, client)| (client.any_hint_key().hint(epoch), (i, epoch))));
+        hints.extend(
+            clients.iter().enumerate().map(|(i, client)| (client.any_hint_key().hint(epoch), (i, epoch))),
+        );
     }
     hints
 }
@@ -146,5 +153,8 @@ fn wide(clients: &[Client], first: WallTime, last: WallTime) -> HashMap<Hint, (u
 fn clock(at: WallTime, made: WallTime) -> String {
     let (off, direction) = if made > at { (made.since(at), "ahead") } else { (at.since(made), "behind") };
     let off = Duration::from_millis(u64::try_from(off.as_millis()).unwrap_or(u64::MAX));
-    format!("made at {made}: its clock is {} {direction} (or the packet was held back)", humantime::format_duration(off))
+    format!(
+        "made at {made}: its clock is {} {direction} (or the packet was held back)",
+        humantime::format_duration(off)
+    )
 }

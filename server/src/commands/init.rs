@@ -38,7 +38,10 @@ pub(crate) fn run(path: &Path, addresses: &[Host]) -> anyhow::Result<()> {
     println!("wrote {} (knock port {port}/udp) and {}", path.display(), keys.display());
     println!("next:");
     println!("  1. look through {}: the services, and always-allow", path.display());
-    println!("  2. posternd client add NAME --service ssh{}", if addresses.is_empty() { " --address HOST" } else { "" });
+    println!(
+        "  2. posternd client add NAME --service ssh{}",
+        if addresses.is_empty() { " --address HOST" } else { "" }
+    );
     println!("  3. posternd check");
     println!("  4. posternd run --trial 5m   (the guard falls by itself unless you confirm it)");
     Ok(())

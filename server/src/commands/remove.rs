@@ -22,7 +22,10 @@ pub(crate) fn run(_: &Path) -> anyhow::Result<()> {
             let failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
             bail!("{}", failures.join("; "));
         }
-        println!("{}", if removed { "every rule of Postern is gone" } else { "there was no rule of Postern" });
+        println!(
+            "{}",
+            if removed { "every rule of Postern is gone" } else { "there was no rule of Postern" }
+        );
         Ok(())
     })
 }

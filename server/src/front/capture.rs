@@ -129,7 +129,8 @@ impl CaptureError {
     }
 }
 
-/// What the kernel counted for a capture since it was opened. Both wrap around at 2^32.
+/// What the kernel counted for a capture since it was opened: both wrap around at 2^32, and what came in the moment
+/// before the filter was set is counted with the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stats {
     /// Packets that passed the kernel's filter, those dropped included.

@@ -12,6 +12,8 @@ pub(crate) struct Counters {
     pub(crate) received: u64,
     /// Knocks that were recorded and passed on.
     pub(crate) accepted: u64,
+    /// Packets that passed the kernel's filter and found the capture's ring full; they are not among the received.
+    pub(crate) dropped: u64,
     refused: BTreeMap<Refusal, u64>,
 }
 
@@ -22,7 +24,9 @@ impl Counters {
 
     /// One line with everything that is not zero.
     pub(crate) fn log(&self) {
-        let refused: Vec<_> = self.refused.iter().map(|(reason, count)| format!("{reason}={count}")).collect();
-        info!(received = self.received, accepted = self.accepted, refused = refused.join(" "), "counters");
+        let refused: Vec<_> =
+            self.refused.iter().map(|(reason, count)| format!("{reason}={count}")).collect();
+        let Self { received, accepted, dropped, .. } = self;
+        info!(received, accepted, dropped, refused = refused.join(" "), "counters");
     }
 }

@@ -7,8 +7,8 @@
 //! - on Ethernet with up to two VLAN tags. On other links libpcap knows no tags, and needs none: on `any` a tagged frame
 //!   shows up once more, untagged, at the VLAN interface that takes it in.
 //!
-//! The frame parser decides in the end, and takes more extension headers: those never reach it in a live capture. All
-//! that the filter leaves to it is frames cut short and the finer rules for extension headers.
+//! The frame parser decides in the end. It follows more extension headers than two, which therefore never reach it
+//! live; what the filter leaves to it are frames cut short, and an IP version that belies the link layer's.
 //!
 //! A load past the end of a frame ends the kernel's program with a drop, so no offset here can be made to lie.
 

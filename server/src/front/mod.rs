@@ -164,19 +164,39 @@ impl Desk {
 }
 
 /// Hands every datagram of an interface to the gate. An interface that goes away is waited for.
-async fn watch(desk: Rc<Desk>, name: String, ports: Vec<NonZeroU16>, mut capture: Capture) -> anyhow::Result<()> {
+async fn watch(
+    desk: Rc<Desk>,
+    name: String,
+    ports: Vec<NonZeroU16>,
+    mut capture: Capture,
+) -> anyhow::Result<()> {
+    let mut dropped = 0;
     loop {
         let each = |frame: frame::Frame<'_>| {
             if let Some(datagram) = Datagram::new(frame.payload) {
                 desk.knock(frame.source, datagram);
             }
         };
-        let Err(error) = capture.batch(each).await else { continue };
-        warn!(interface = name, %error, "cannot watch this interface; waiting for it to come back");
+        let Err(error) = capture.batch(each).await else {
+            let stats = capture.stats()?;
+            desk.counters.borrow_mut().dropped += u64::from(stats.dropped.saturating_sub(dropped));
+            dropped = stats.dropped;
+            continue;
+        };
+        if !error.may_pass() {
+            return Err(error.into());
+        }
+        let error = anyhow::Error::from(error);
+        warn!(
+            interface = name,
+            error = format!("{error:#}"),
+            "cannot watch this interface; waiting for it to come back"
+        );
         capture = loop {
             sleep(TICK).await;
             if let Ok(capture) = Capture::open(&name, &ports) {
                 info!(interface = name, "watching again");
+                dropped = 0;
                 break capture;
             }
         };

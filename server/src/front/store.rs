@@ -74,7 +74,13 @@ impl Store {
         let path = folder.join("replay.redb");
         let open = || -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
             make_private(folder)?;
-            let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)?;
             let database = Database::builder().create_with_backend(FileBackend::new(file)?)?;
             let memory = load(&database, now)?;
             // A file whose name is lost with the power would be a store that has forgotten everything.
@@ -142,7 +148,8 @@ fn load(database: &Database, now: BootTime) -> Result<Memory, redb::Error> {
     let mut memory = Memory::new(WallTime::from_micros(floor));
     for row in transaction.open_table(NONCES)?.iter()? {
         let (key, at) = row?;
-        let record = Record { key: split_key(&key.value()), at: WallTime::from_micros(at.value()), closes: vec![] };
+        let record =
+            Record { key: split_key(&key.value()), at: WallTime::from_micros(at.value()), closes: vec![] };
         memory.remember(&record, now);
     }
     for row in transaction.open_table(CLOSED)?.iter()? {

@@ -15,9 +15,7 @@ use std::time::Duration;
 use postern_proto::{ClientName, Port, ServiceName, WallTime, Window};
 
 use crate::clock::{BootTime, Now};
-
-/// Leases that may live at a time; the front counts them too.
-pub(crate) const LIVE_LEASES: usize = 16_384;
+use crate::pipe::LIVE_LEASES;
 
 /// Number of a lease, unique while it lives; hexadecimal in text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,7 +101,15 @@ impl Ledger {
     }
 
     /// Enters a lease that an earlier warden granted, as its rules in the kernel tell.
-    pub(crate) fn adopt(&mut self, now: Now, key: LeaseKey, id: LeaseId, port: Port, from: WallTime, until: WallTime) {
+    pub(crate) fn adopt(
+        &mut self,
+        now: Now,
+        key: LeaseKey,
+        id: LeaseId,
+        port: Port,
+        from: WallTime,
+        until: WallTime,
+    ) {
         self.last_id = self.last_id.max(id.0);
         let ends = now.boot.after(until.since(now.wall));
         let lease =

@@ -97,7 +97,8 @@ impl Warden {
             }
         }
         let ports: Vec<Port> = guard.ports.iter().map(|guarded| guarded.port).collect();
-        let sessions = sessions::standing(&ports).context("cannot list the sessions that stand (sock_diag)")?;
+        let sessions =
+            sessions::standing(&ports).context("cannot list the sessions that stand (sock_diag)")?;
         if firewall.is_guarded().await? {
             // Connection tracking has known every session since the guard went up, but for these.
             standing.retain(|session| sessions.contains(session));
@@ -225,10 +226,9 @@ impl Warden {
         let ports: Vec<Port> = self.guard.ports.iter().map(|guarded| guarded.port).collect();
         match sessions::standing(&ports) {
             Ok(sessions) => {
-                let (standing, over) = self.standing.drain(..).partition(|session| sessions.contains(session));
-                self.standing = standing;
-                let over: Vec<Session> = over;
-                over.into_iter().for_each(|session| self.later(Closing::Session(session)));
+                for session in self.standing.extract_if(.., |session| !sessions.contains(session)) {
+                    drop(self.closing.send(Closing::Session(session)));
+                }
             }
             Err(error) => warn!(%error, "cannot list the sessions that stand; asking again in a minute"),
         }

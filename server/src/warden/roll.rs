@@ -30,7 +30,12 @@ pub(crate) struct Roll {
 
 impl Roll {
     /// The client and the service, if the one may have the other for this long.
-    pub(crate) fn entitled(&self, client: ClientId, service: &ServiceName, window: Window) -> Option<(&Member, &Service)> {
+    pub(crate) fn entitled(
+        &self,
+        client: ClientId,
+        service: &ServiceName,
+        window: Window,
+    ) -> Option<(&Member, &Service)> {
         let member = self.members.get(&client)?;
         let entry = self.services.get(service)?;
         let most = member.max_window.map_or(entry.max_window, |own| own.min(entry.max_window));

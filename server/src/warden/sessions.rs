@@ -1,4 +1,4 @@
-//! Sessions that stand when the guard goes up, asked of the kernel (sock_diag): connection tracking may never have
+//! Sessions that stand when the guard goes up, asked of the kernel (`sock_diag`): connection tracking may never have
 //! seen them, and arming must not cut anybody.
 
 use std::io;
@@ -45,7 +45,8 @@ fn established(family: u8, mut each: impl FnMut(Session)) -> io::Result<()> {
         let mut rest = received.as_slice();
         while !rest.is_empty() {
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
-            let length = usize::try_from(message.header.length).map_err(io::Error::other)?.next_multiple_of(4);
+            let length =
+                usize::try_from(message.header.length).map_err(io::Error::other)?.next_multiple_of(4);
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                     let id = &response.header.socket_id;

@@ -137,7 +137,12 @@ pub fn is_usable_source(address: IpAddr) -> bool {
             let compatible = matches!(v6.segments(), [0, 0, 0, 0, 0, 0, _, _]);
             let link_local = v6.is_unicast_link_local();
             let mapped = v6.to_ipv4_mapped().is_some();
-            !(v6 == Ipv6Addr::UNSPECIFIED || compatible || mapped || link_local || v6.is_loopback() || v6.is_multicast())
+            !(v6 == Ipv6Addr::UNSPECIFIED
+                || compatible
+                || mapped
+                || link_local
+                || v6.is_loopback()
+                || v6.is_multicast())
         }
     }
 }
@@ -152,8 +157,18 @@ mod tests {
             assert!(is_usable_source(address.parse().unwrap()), "{address}");
         }
         for address in [
-            "0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "ff02::1",
-            "fe80::1", "::ffff:192.0.2.1", "::192.0.2.1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+            "fe80::1",
+            "::ffff:192.0.2.1",
+            "::192.0.2.1",
         ] {
             assert!(!is_usable_source(address.parse().unwrap()), "{address}");
         }

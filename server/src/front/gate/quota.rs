@@ -8,9 +8,7 @@ use std::num::NonZeroU16;
 use postern_proto::{ClientId, ServiceName};
 
 use crate::clock::BootTime;
-
-/// Leases of all clients together.
-pub const LIVE_LEASES: usize = 16_384;
+use crate::pipe::LIVE_LEASES;
 
 /// What makes two grants one lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,12 +37,11 @@ impl Leases {
 
     pub(super) fn add(&mut self, key: LeaseKey, end: BootTime) {
         let client = key.client;
-        match self.ends.get_mut(&key) {
-            Some(old) => *old = end.max(*old),
-            None => {
-                self.ends.insert(key, end);
-                *self.per_client.entry(client).or_default() += 1;
-            }
+        if let Some(old) = self.ends.get_mut(&key) {
+            *old = end.max(*old);
+        } else {
+            self.ends.insert(key, end);
+            *self.per_client.entry(client).or_default() += 1;
         }
     }
 
@@ -61,7 +58,8 @@ impl Leases {
     }
 
     fn sweep(&mut self, now: BootTime) {
-        let ended: Vec<_> = self.ends.iter().filter(|(_, end)| **end <= now).map(|(key, _)| key.clone()).collect();
+        let ended: Vec<_> =
+            self.ends.iter().filter(|(_, end)| **end <= now).map(|(key, _)| key.clone()).collect();
         for key in ended {
             self.end(&key);
         }

@@ -13,11 +13,11 @@ use postern_proto::{ClientId, ServiceName, Tolerance, UsedNonce, WallTime};
 use crate::clock::{BootTime, Now};
 
 /// A knock is remembered for at least so much boot time.
-pub const REMEMBER_AT_LEAST: Duration = Duration::from_mins(10);
+pub(crate) const REMEMBER_AT_LEAST: Duration = Duration::from_mins(10);
 /// Knocks of one client that are remembered at a time.
-pub const LIVE_NONCES_PER_CLIENT: usize = 65_536;
+pub(crate) const LIVE_NONCES_PER_CLIENT: usize = 65_536;
 /// Knocks of all clients together that are remembered at a time; about 100 bytes each.
-pub const LIVE_NONCES: usize = 4 * 1024 * 1024;
+pub(crate) const LIVE_NONCES: usize = 4 * 1024 * 1024;
 /// How many knocks are forgotten in one commit.
 const PURGE_SLICE: usize = 16_384;
 

@@ -1,0 +1,504 @@
+//! The gate under a simulated clock: every refusal, and time that steps.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use postern_proto::datagram::PAYLOAD_LEN;
+use postern_proto::keyfile::{ClientEntry, KeyFile};
+use postern_proto::knock::seal_bytes;
+use postern_proto::payload::{Payload, Proof, Source};
+use postern_proto::{ClientKeys, ClientSecret, GateId, KNOCK_LEN, Nonce, UsedNonce, seal};
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::BootTime;
+
+const HERE: &str = "198.51.100.7";
+
+fn gate_id() -> GateId {
+    GateId::from_bytes([9; 16])
+}
+
+/// A client of the key file, by the number that its id and secret are made of.
+fn entry(number: u8, limits: &str) -> ClientEntry {
+    let id = ClientId::from_bytes([number; 8]);
+    let secret = ClientSecret::from_bytes([number; 32]);
+    let text = format!(
+        "[[client]]\nname = \"client{number}\"\nid = \"{id}\"\nsecret = \"{}\"\nservices = [\"ssh\"]\n{limits}\n",
+        *secret.to_text()
+    );
+    KeyFile::parse(&text).unwrap().into_clients().remove(0)
+}
+
+fn services() -> ServiceTable {
+    let limits = ServiceLimits { window: Window::DEFAULT, max_window: Window::DEFAULT_MAX };
+    HashMap::from([("ssh".parse().unwrap(), limits), ("web".parse().unwrap(), limits)])
+}
+
+/// A gate, and clocks that tests set.
+struct World {
+    gate: Gate,
+    wall: WallTime,
+    boot: Duration,
+    nonces: u64,
+}
+
+impl World {
+    fn new(limits: &str) -> Self {
+        let wall = "2026-11-22T12:00:15Z".parse().unwrap();
+        let clients = vec![Client::new(&gate_id(), &entry(1, limits))];
+        let memory = Memory::new(WallTime::from_micros(0));
+        let gate =
+            Gate::new(GateKeys::derive(&gate_id()), Tolerance::default(), services(), clients, memory, wall);
+        Self { gate, wall, boot: Duration::from_hours(1), nonces: 0 }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.wall, boot: BootTime::from_boot(self.boot) }
+    }
+
+    fn nonce(&mut self) -> Nonce {
+        self.nonces += 1;
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&self.nonces.to_be_bytes());
+        Nonce::from_random(bytes)
+    }
+
+    fn payload(&self) -> Payload {
+        open_payload(self.wall, Source::Observed, "ssh", None)
+    }
+
+    fn seal(&mut self, payload: &Payload) -> [u8; KNOCK_LEN] {
+        let nonce = self.nonce();
+        seal(&GateKeys::derive(&gate_id()), &keys(1), payload, nonce)
+    }
+
+    /// A knock made now.
+    fn fresh(&mut self) -> [u8; KNOCK_LEN] {
+        self.seal(&self.payload())
+    }
+
+    /// What the gate makes of a knock whose record is written without fail.
+    fn knock(&mut self, bytes: &[u8]) -> Result<Outcome, Refusal> {
+        match self.gate.handle(self.now(), HERE.parse().unwrap(), Datagram::new(bytes).unwrap()) {
+            Verdict::Refused(refused) => Err(refused.reason),
+            Verdict::Decided(decided) => match decided.release(&Receipt::for_tests()) {
+                Outcome::Refused(refused) => Err(refused.reason),
+                outcome => Ok(outcome),
+            },
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.wall = self.wall.after(time);
+        self.boot += time;
+    }
+}
+
+fn keys(number: u8) -> ClientKeys {
+    ClientKeys::derive(&gate_id(), &ClientSecret::from_bytes([number; 32]))
+}
+
+fn open_payload(at: WallTime, source: Source, service: &str, window: Option<u32>) -> Payload {
+    Payload {
+        at,
+        source,
+        request: Request::Open {
+            services: Services::new(vec![service.parse().unwrap()]).unwrap(),
+            window: window.map(|secs| Window::from_secs(secs).unwrap()),
+            from_port: None,
+        },
+        proof: Proof::None,
+    }
+}
+
+fn stated(address: &str) -> Source {
+    Source::Stated(address.parse().unwrap())
+}
+
+#[test]
+fn a_fresh_knock_is_granted_what_it_asks_for() {
+    let mut world = World::new("");
+    let payload = Payload {
+        request: Request::Open {
+            services: Services::new(vec!["ssh".parse().unwrap()]).unwrap(),
+            window: Some(Window::from_secs(7).unwrap()),
+            from_port: NonZeroU16::new(40_000),
+        },
+        ..world.payload()
+    };
+    let knock = world.seal(&payload);
+    let grant = Grant {
+        client: ClientId::from_bytes([1; 8]),
+        services: vec![("ssh".parse().unwrap(), Window::from_secs(7).unwrap())],
+        source: HERE.parse().unwrap(),
+        from_port: NonZeroU16::new(40_000),
+    };
+    assert_eq!(world.knock(&knock), Ok(Outcome::Open(grant)));
+    assert_eq!(world.knock(&knock), Err(Refusal::Replayed));
+}
+
+/// (what, limits of the client, change to the payload, refusal). A knock of the same client without the change opens
+/// before and after.
+#[test]
+fn each_rule_of_policy_and_freshness_refuses_by_its_name() {
+    type Change = fn(&mut Payload);
+    let secs = Duration::from_secs;
+    let table: &[(&str, &str, Change, Refusal)] = &[
+        ("61 s old", "", |p| p.at = p.at.before(Duration::from_secs(61)), Refusal::Stale),
+        ("61 s ahead", "", |p| p.at = p.at.after(Duration::from_secs(61)), Refusal::Early),
+        ("loopback", "", |p| p.source = stated("127.0.0.1"), Refusal::UnusableSource),
+        ("multicast", "", |p| p.source = stated("ff02::1"), Refusal::UnusableSource),
+        ("mapped", "", |p| p.source = stated("::ffff:198.51.100.7"), Refusal::UnusableSource),
+        ("another's address", "", |p| p.source = stated("198.51.100.8"), Refusal::SourceNotOwn),
+        (
+            "outside its networks",
+            "sources = [\"198.51.100.0/29\"]\nmay-state-other-source = true",
+            |p| p.source = stated("198.51.100.8"),
+            Refusal::SourceNotAllowed,
+        ),
+        (
+            "no such service",
+            "",
+            |p| p.request = open_payload(p.at, p.source, "imap", None).request,
+            Refusal::UnknownService,
+        ),
+        (
+            "not its service",
+            "",
+            |p| p.request = open_payload(p.at, p.source, "web", None).request,
+            Refusal::ServiceNotAllowed,
+        ),
+        (
+            "too long",
+            "max-window = \"20s\"",
+            |p| p.request = open_payload(p.at, p.source, "ssh", Some(21)).request,
+            Refusal::WindowTooLong,
+        ),
+        (
+            "longer than the service",
+            "",
+            |p| p.request = open_payload(p.at, p.source, "ssh", Some(3601)).request,
+            Refusal::WindowTooLong,
+        ),
+    ];
+    for (what, limits, change, refusal) in table {
+        let mut world = World::new(limits);
+        let good = world.fresh();
+        assert!(world.knock(&good).is_ok(), "{what}: before");
+        let mut payload = world.payload();
+        change(&mut payload);
+        let bad = world.seal(&payload);
+        assert_eq!(world.knock(&bad), Err(*refusal), "{what}");
+        world.pass(secs(1));
+        let good = world.fresh();
+        assert!(world.knock(&good).is_ok(), "{what}: after");
+    }
+}
+
+#[test]
+fn a_client_that_must_state_its_source_may_state_its_own() {
+    let mut world = World::new("must-state-source = true");
+    let observed = world.fresh();
+    assert_eq!(world.knock(&observed), Err(Refusal::SourceNotStated));
+    let own = world.seal(&open_payload(world.wall, stated(HERE), "ssh", None));
+    assert!(world.knock(&own).is_ok());
+}
+
+#[test]
+fn dates_bound_a_client_to_the_instant() {
+    let limits = "not-before = \"2026-11-22T12:00:20Z\"\nexpires = \"2026-11-22T12:00:25Z\"";
+    for (after, want) in
+        [(0, Err(Refusal::NotYetValid)), (5, Ok(())), (9, Ok(())), (10, Err(Refusal::Expired))]
+    {
+        let mut world = World::new(limits);
+        world.pass(Duration::from_secs(after));
+        let knock = world.fresh();
+        assert_eq!(world.knock(&knock).map(drop), want, "after {after} s");
+    }
+    let mut world = World::new(limits);
+    world.pass(Duration::from_mins(2));
+    let knock = world.fresh();
+    assert_eq!(world.knock(&knock), Err(Refusal::Unknown), "long expired: not even in the table");
+}
+
+#[test]
+fn strangers_forgers_and_malformed_payloads_are_told_apart() {
+    let mut world = World::new("");
+    let gate = GateKeys::derive(&gate_id());
+    let payload = world.payload();
+    let nonce = world.nonce();
+    let unknown = seal(&gate, &keys(2), &payload, nonce);
+    assert_eq!(world.knock(&unknown), Err(Refusal::Unknown));
+
+    let mut forged = world.seal(&payload);
+    forged[200] ^= 1;
+    assert_eq!(world.knock(&forged), Err(Refusal::Forged));
+    forged[200] ^= 1;
+    assert!(world.knock(&forged).is_ok(), "a forgery must not mark the nonce of the real knock");
+
+    let nonce = world.nonce();
+    let malformed = seal_bytes(&gate, &keys(1), world.wall.epoch(), &[0xff; PAYLOAD_LEN], nonce);
+    assert_eq!(world.knock(&malformed), Err(Refusal::Malformed));
+    let nonce = world.nonce();
+    let other_epoch = payload.at.epoch().next();
+    let malformed = seal_bytes(&gate, &keys(1), other_epoch, &payload.encode(), nonce);
+    assert_eq!(world.knock(&malformed), Err(Refusal::Malformed), "made in another epoch than its hint");
+}
+
+#[test]
+fn a_knock_that_policy_refuses_is_recorded_too() {
+    let mut world = World::new("");
+    let knock = world.seal(&open_payload(world.wall, Source::Observed, "web", None));
+    assert_eq!(world.knock(&knock), Err(Refusal::ServiceNotAllowed));
+    assert_eq!(world.knock(&knock), Err(Refusal::Replayed));
+}
+
+#[test]
+fn a_knock_that_could_not_be_recorded_is_not_tried_again() {
+    let mut world = World::new("");
+    let knock = world.fresh();
+    let verdict = world.gate.handle(world.now(), HERE.parse().unwrap(), Datagram::new(&knock).unwrap());
+    let Verdict::Decided(decided) = verdict else { panic!("refused") };
+    assert_eq!(decided.fail().reason, Refusal::Unrecorded);
+    assert_eq!(world.knock(&knock), Err(Refusal::Replayed));
+}
+
+#[test]
+fn a_close_makes_earlier_opens_stale() {
+    let mut world = World::new("");
+    let delayed = world.fresh();
+    world.pass(Duration::from_secs(1));
+    let services = Services::new(vec!["ssh".parse().unwrap()]).unwrap();
+    let close = world.seal(&Payload { request: Request::Close { services }, ..world.payload() });
+    assert!(matches!(world.knock(&close), Ok(Outcome::Close(_))));
+    assert_eq!(world.knock(&delayed), Err(Refusal::Stale));
+    world.pass(Duration::from_secs(1));
+    let later = world.fresh();
+    assert!(matches!(world.knock(&later), Ok(Outcome::Open(_))));
+}
+
+#[test]
+fn leases_are_counted_by_source_and_end() {
+    let mut world = World::new("max-leases = 2\nmay-state-other-source = true");
+    let knock = |world: &mut World, host: u8| {
+        let source = Source::Stated(IpAddr::from([198, 51, 100, host]));
+        let knock = world.seal(&open_payload(world.wall, source, "ssh", Some(30)));
+        world.knock(&knock).map(drop)
+    };
+    assert_eq!(
+        [knock(&mut world, 1), knock(&mut world, 2), knock(&mut world, 3)],
+        [Ok(()), Ok(()), Err(Refusal::Busy)]
+    );
+    assert_eq!(knock(&mut world, 1), Ok(()), "a renewal takes no place");
+    world.pass(Duration::from_secs(31));
+    assert_eq!(knock(&mut world, 3), Ok(()), "the others have ended");
+}
+
+#[test]
+fn a_client_is_not_remembered_without_bound() {
+    let mut world = World::new("");
+    for number in 0..replay::LIVE_NONCES_PER_CLIENT {
+        let mut nonce = [0xff; 24];
+        nonce[..8].copy_from_slice(&number.to_be_bytes());
+        let record = Record { key: (ClientId::from_bytes([1; 8]), nonce), at: world.wall, closes: vec![] };
+        world.gate.memory.remember(&record, world.now().boot);
+    }
+    let knock = world.fresh();
+    assert_eq!(world.knock(&knock), Err(Refusal::Busy));
+    world.pass(Duration::from_mins(11));
+    while let Some(purge) = world.gate.purgeable(world.now()) {
+        world.gate.forget(&purge);
+    }
+    let knock = world.fresh();
+    assert!(world.knock(&knock).is_ok());
+}
+
+/// What can happen to a gate and its clock.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// Time passes, for everybody.
+    Pass(u64),
+    /// The gate's clock is set this many seconds off the right time.
+    Step(i64),
+    /// A client whose clock is right knocks.
+    Honest,
+    /// A client whose clock agrees with the gate's, right or wrong, knocks.
+    Along,
+    /// Every knock that was ever made is sent again.
+    Replay,
+    /// What may be forgotten is forgotten.
+    Purge,
+    /// The gate starts again from its store.
+    Restart,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => prop_oneof![1..90_u64, 500..900_u64, Just(4_000), Just(90_000)].prop_map(Event::Pass),
+        3 => prop::sample::select(vec![0, 0, 3_600, -3_600, 86_400, -86_400]).prop_map(Event::Step),
+        4 => Just(Event::Honest),
+        2 => Just(Event::Along),
+        3 => Just(Event::Replay),
+        3 => Just(Event::Purge),
+        1 => Just(Event::Restart),
+    ]
+}
+
+/// A gate whose clock can be wrong, with a store that survives it.
+struct Stepping {
+    world: World,
+    /// The right time.
+    right: WallTime,
+    off: i64,
+    store: Vec<Record>,
+    floor: WallTime,
+    sent: Vec<[u8; KNOCK_LEN]>,
+    /// The nonces of the knocks that opened.
+    opened: HashSet<UsedNonce>,
+    opened_twice: bool,
+    /// A client went along with a wrong clock: the floor may stand in the future.
+    went_along: bool,
+}
+
+impl Stepping {
+    fn new() -> Self {
+        let world = World::new("max-leases = 100000");
+        let (right, floor) = (world.wall, WallTime::from_micros(0));
+        Self {
+            world,
+            right,
+            off: 0,
+            store: vec![],
+            floor,
+            sent: vec![],
+            opened: HashSet::new(),
+            opened_twice: false,
+            went_along: false,
+        }
+    }
+
+    fn set_clock(&mut self) {
+        let off = Duration::from_secs(self.off.unsigned_abs());
+        self.world.wall = if self.off < 0 { self.right.before(off) } else { self.right.after(off) };
+    }
+
+    /// Whether a knock made at `at` is let in; recorded as the store would.
+    fn knock(&mut self, at: WallTime) -> Result<(), Refusal> {
+        let knock = self.world.seal(&open_payload(at, Source::Observed, "ssh", None));
+        self.sent.push(knock);
+        self.deliver(&knock)
+    }
+
+    fn deliver(&mut self, knock: &[u8]) -> Result<(), Refusal> {
+        let (now, here) = (self.world.now(), HERE.parse().unwrap());
+        match self.world.gate.handle(now, here, Datagram::new(knock).unwrap()) {
+            Verdict::Refused(refused) => Err(refused.reason),
+            Verdict::Decided(decided) => {
+                self.store.push(decided.record().clone());
+                if let Outcome::Refused(refused) = decided.release(&Receipt::for_tests()) {
+                    return Err(refused.reason);
+                }
+                self.opened_twice |= !self.opened.insert(*Datagram::new(knock).unwrap().nonce());
+                Ok(())
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        let mut memory = Memory::new(self.floor);
+        let now = self.world.now();
+        self.store.iter().for_each(|record| memory.remember(record, now.boot));
+        let clients = vec![Client::new(&gate_id(), &entry(1, "max-leases = 100000"))];
+        let keys = GateKeys::derive(&gate_id());
+        self.world.gate = Gate::new(keys, Tolerance::default(), services(), clients, memory, now.wall);
+    }
+
+    fn purge(&mut self) {
+        while let Some(purge) = self.world.gate.purgeable(self.world.now()) {
+            self.store.retain(|record| !purge.keys.contains(&record.key));
+            self.floor = purge.floor;
+            self.world.gate.forget(&purge);
+        }
+    }
+
+    /// Carries out an event; `Err` says which promise it broke.
+    fn carry_out(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Pass(secs) => {
+                self.right = self.right.after(Duration::from_secs(secs));
+                self.world.boot += Duration::from_secs(secs);
+                self.set_clock();
+            }
+            Event::Step(off) => {
+                self.off = off;
+                self.set_clock();
+            }
+            Event::Honest => {
+                let result = self.knock(self.right);
+                if self.off == 0 && !self.went_along && result.is_err() {
+                    return Err(format!("an honest client is locked out: {result:?}"));
+                }
+            }
+            Event::Along => {
+                self.went_along |= self.off > 0;
+                // It may be refused: below a floor, a wrong clock is a stale one.
+                let _ = self.knock(self.world.wall);
+            }
+            Event::Replay => {
+                for knock in self.sent.clone() {
+                    // Most are refused; one that opens a second time is what deliver() notices.
+                    let _ = self.deliver(&knock);
+                }
+            }
+            Event::Purge => self.purge(),
+            Event::Restart => self.restart(),
+        }
+        if self.opened_twice { Err("a knock opened twice".to_owned()) } else { Ok(()) }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// P4, and no lock-out: whatever the gate's clock does, no knock opens twice, and once the clock is right again an
+    /// honest client is let in.
+    #[test]
+    fn no_schedule_of_clock_steps_opens_twice_or_locks_out(events in prop::collection::vec(event(), 1..60)) {
+        let mut world = Stepping::new();
+        for (number, event) in events.iter().enumerate() {
+            let result = world.carry_out(*event);
+            prop_assert!(result.is_ok(), "{} at event {}: {:?}", result.unwrap_err(), number, event);
+        }
+        for event in [Event::Step(0), Event::Pass(1), Event::Honest, Event::Replay] {
+            let result = world.carry_out(event);
+            prop_assert!(result.is_ok(), "{} at the end: {:?}", result.unwrap_err(), event);
+        }
+    }
+}
+
+/// The schedule that a memory without a floor fails: forgotten under a clock that ran ahead, fresh again once it is set
+/// back.
+#[test]
+fn a_knock_forgotten_by_a_clock_that_ran_ahead_stays_dead() {
+    let mut world = Stepping::new();
+    let schedule = [
+        Event::Honest,
+        Event::Step(3_600),
+        Event::Pass(601),
+        Event::Purge,
+        Event::Step(-570),
+        Event::Replay,
+        Event::Restart,
+        Event::Replay,
+        Event::Step(0),
+        Event::Honest,
+        Event::Replay,
+    ];
+    for event in schedule {
+        world.carry_out(event).unwrap();
+    }
+    assert_eq!(world.opened.len(), 2);
+}

@@ -60,9 +60,11 @@ pub(super) fn may_hold_rules(variant: Variant, family: Family) -> bool {
 
 /// Why the firewall did not do what it was told.
 #[derive(Debug, thiserror::Error)]
-pub enum FirewallError {
+pub(crate) enum FirewallError {
     /// The program could not be started.
-    #[error("cannot run {program}: {reason}; install the iptables package, or choose another [firewall] variant")]
+    #[error(
+        "cannot run {program}: {reason}; install the iptables package, or choose another [firewall] variant"
+    )]
     Missing {
         /// The program.
         program: &'static str,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 mod iptables;
 mod rules;
 
-pub use iptables::FirewallError;
+pub(crate) use iptables::FirewallError;
 pub(crate) use iptables::Variant;
 pub(crate) use rules::{Family, Found};
 
@@ -17,8 +17,10 @@ use rules::{GRANTS_CHAIN, GUARD_CHAIN};
 /// Every firewall of this host that may hold rules of ours, whatever is configured now.
 pub(crate) fn installed() -> Vec<Firewall> {
     let each = |variant| {
-        let families: Vec<Family> =
-            [Family::V4, Family::V6].into_iter().filter(|&family| iptables::may_hold_rules(variant, family)).collect();
+        let families: Vec<Family> = [Family::V4, Family::V6]
+            .into_iter()
+            .filter(|&family| iptables::may_hold_rules(variant, family))
+            .collect();
         Firewall::new(variant, &families, Admit::Accept)
     };
     [Variant::Nft, Variant::Legacy].map(each).into()

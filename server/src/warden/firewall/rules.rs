@@ -63,7 +63,9 @@ pub(crate) fn guard_chain(family: Family, guard: &Guard, admit: Admit) -> Vec<St
     let networks = guard.always_allow.iter().filter(|network| Family::of(network.addr()) == family);
     let accept = verdict(admit);
     for network in networks {
-        rules.extend(guard.ports.iter().map(|guarded| format!("-s {network} {} -j {accept}", to(guarded.port))));
+        rules.extend(
+            guard.ports.iter().map(|guarded| format!("-s {network} {} -j {accept}", to(guarded.port))),
+        );
     }
     for guarded in &guard.ports {
         let port = to(guarded.port);
@@ -89,7 +91,10 @@ pub(crate) fn end_of_grants(family: Family, guard: &Guard) -> Vec<String> {
 fn refusals(family: Family, guard: &Guard, port: Option<&str>) -> Vec<String> {
     let to = port.map(|port| format!("{port} ")).unwrap_or_default();
     // In a trial the kernel itself lets the guard fall.
-    let trial = guard.until.map(|until| format!("-m time --datestop {} ", date(last_second(until)))).unwrap_or_default();
+    let trial = guard
+        .until
+        .map(|until| format!("-m time --datestop {} ", date(last_second(until))))
+        .unwrap_or_default();
     match guard.refuse {
         Refuse::Drop => vec![format!("{to}{trial}-j DROP")],
         Refuse::Reset => {
@@ -143,7 +148,8 @@ pub(crate) enum Found {
 /// Reads a line of `iptables -S POSTERN-GRANTS`; `None` for a rule that is neither a grant nor a standing session.
 pub(crate) fn read(line: &str) -> Option<Found> {
     let words: Vec<&str> = line.split(' ').map(|word| word.trim_matches('"')).collect();
-    let after = |flag: &str| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1)).copied();
+    let after =
+        |flag: &str| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1)).copied();
     let address = |flag| after(flag)?.parse::<IpNet>().ok().map(|network| network.addr());
     let number = |flag| after(flag)?.parse::<NonZeroU16>().ok();
     let comment = after("--comment")?;
@@ -274,14 +280,18 @@ mod tests {
             let printed = format!("-A POSTERN-GRANTS {}", grant(&lease, port, Admit::Accept));
             assert_eq!(read(&printed), Some(found.clone()));
             // As iptables prints it: with the match named, and the comment quoted.
-            let printed = printed.replace("-p tcp ", "-p tcp -m tcp ").replace("postern:alice:ssh:1f", "\"postern:alice:ssh:1f\"");
+            let printed = printed
+                .replace("-p tcp ", "-p tcp -m tcp ")
+                .replace("postern:alice:ssh:1f", "\"postern:alice:ssh:1f\"");
             assert_eq!(read(&printed), Some(found));
         }
     }
 
     #[test]
     fn a_standing_session_prints_and_reads_back() {
-        for (local, remote) in [("192.0.2.1:22", "198.51.100.7:40000"), ("[2001:db8::1]:22", "[2001:db8::7]:40000")] {
+        for (local, remote) in
+            [("192.0.2.1:22", "198.51.100.7:40000"), ("[2001:db8::1]:22", "[2001:db8::7]:40000")]
+        {
             let session = Session { local: local.parse().unwrap(), remote: remote.parse().unwrap() };
             assert_eq!(read(&standing(&session, Admit::Accept)), Some(Found::Standing(session)));
         }
@@ -289,14 +299,19 @@ mod tests {
 
     #[test]
     fn other_rules_are_not_ours() {
-        for line in ["-A POSTERN-GRANTS -j DROP", "-A X -s 192.0.2.1/32 -m comment --comment \"postern: hello\" -j ACCEPT", ""] {
+        for line in [
+            "-A POSTERN-GRANTS -j DROP",
+            "-A X -s 192.0.2.1/32 -m comment --comment \"postern: hello\" -j ACCEPT",
+            "",
+        ] {
             assert_eq!(read(line), None, "{line}");
         }
     }
 
     #[test]
     fn a_rule_falls_at_the_first_full_second_at_or_behind_its_end() {
-        for (micros, last) in [(100_000_000, 99), (100_000_001, 100), (100_999_999, 100), (101_000_000, 100)] {
+        for (micros, last) in [(100_000_000, 99), (100_000_001, 100), (100_999_999, 100), (101_000_000, 100)]
+        {
             assert_eq!(last_second(WallTime::from_micros(micros)), last);
         }
         assert_eq!(date(last_second(WallTime::from_secs(u64::MAX / 2_000_000))), "2038-01-19T03:14:07");

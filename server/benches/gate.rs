@@ -1,0 +1,143 @@
+//! What the gate costs with a million clients: a stranger's packet, a valid knock (without the store), and memory.
+//!
+//! `cargo bench -p postern-server`. Figures are of one core; compare only what one run printed.
+
+use std::collections::HashMap;
+use std::fs;
+use std::hint::black_box;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant, SystemTime};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use postern_proto::keyfile::ClientEntry;
+use postern_proto::payload::{Payload, Proof, Source};
+use postern_proto::{
+    ClientId, ClientKeys, ClientSecret, Datagram, GateId, GateKeys, KNOCK_LEN, Nonce, Request, Services,
+    Tolerance, WallTime, Window, seal,
+};
+use postern_server::front::gate::{Client, Gate, Memory, ServiceLimits, Verdict};
+use postern_server::{BootTime, Now};
+use ring::rand::{SecureRandom, SystemRandom};
+
+const CLIENTS: usize = 1_000_000;
+const JUNK: usize = 1_000_000;
+const VALID: usize = 10_000;
+
+fn gate_id() -> GateId {
+    GateId::from_bytes([7; 16])
+}
+
+fn secret(number: usize) -> ClientSecret {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    ClientSecret::from_bytes(bytes)
+}
+
+fn entry(number: usize) -> ClientEntry {
+    ClientEntry {
+        name: format!("client-{number}").parse().expect("a valid name"),
+        id: ClientId::from_bytes(number.to_le_bytes()),
+        secret: secret(number),
+        services: vec!["ssh".parse().expect("a valid name")],
+        max_window: None,
+        sources: vec![],
+        must_state_source: false,
+        may_state_other_source: false,
+        max_leases: None,
+        not_before: None,
+        expires: None,
+        disabled: false,
+    }
+}
+
+fn now() -> Now {
+    Now { wall: SystemTime::now().into(), boot: BootTime::from_boot(Duration::from_secs(1)) }
+}
+
+/// Resident memory of this process in bytes.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux tells a process its status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the status has VmRSS");
+    let kilobytes = line.split_whitespace().nth(1).and_then(|text| text.parse::<usize>().ok());
+    kilobytes.expect("VmRSS is a number of kB") * 1024
+}
+
+fn gate(clients: usize) -> Gate {
+    let before = resident();
+    let clients: Vec<_> = (0..clients).map(|number| Client::new(&gate_id(), &entry(number))).collect();
+    let limits = ServiceLimits { window: Window::DEFAULT, max_window: Window::DEFAULT_MAX };
+    let services = HashMap::from([("ssh".parse().expect("a valid name"), limits)]);
+    let (count, started) = (clients.len(), Instant::now());
+    let memory = Memory::new(WallTime::from_micros(0));
+    let mut gate =
+        Gate::new(GateKeys::derive(&gate_id()), Tolerance::default(), services, clients, memory, now().wall);
+    while !gate.prepare(now().wall) {}
+    println!(
+        "{count} clients: {} bytes each, hint table built in {:.1?}",
+        (resident() - before) / count,
+        started.elapsed()
+    );
+    gate
+}
+
+fn valid_knocks() -> Vec<[u8; KNOCK_LEN]> {
+    let (keys, random) = (GateKeys::derive(&gate_id()), SystemRandom::new());
+    let knock = |number: usize| {
+        let payload = Payload {
+            at: now().wall,
+            source: Source::Observed,
+            request: Request::Open {
+                services: Services::new(vec!["ssh".parse().expect("a valid name")])
+                    .expect("one service fits"),
+                window: None,
+                from_port: NonZeroU16::new(40_000),
+            },
+            proof: Proof::None,
+        };
+        let mut nonce = [0; 24];
+        random.fill(&mut nonce).expect("the system gives random bytes");
+        let client = ClientKeys::derive(&gate_id(), &secret(number * (CLIENTS / VALID)));
+        seal(&keys, &client, &payload, Nonce::from_random(nonce))
+    };
+    (0..VALID).map(knock).collect()
+}
+
+fn measure(criterion: &mut Criterion) {
+    let source = IpAddr::from([198, 51, 100, 7]);
+    let mut junk = vec![0; JUNK * KNOCK_LEN];
+    SystemRandom::new().fill(&mut junk).expect("the system gives random bytes");
+    let refuse = |gate: &mut Gate, iterations: u64| {
+        // The clock is read outside: reading it costs about as much as the look-up.
+        let (now, started) = (now(), Instant::now());
+        for bytes in junk.chunks_exact(KNOCK_LEN).cycle().take(usize::try_from(iterations).expect("fits")) {
+            let datagram = Datagram::new(bytes).expect("256 bytes");
+            assert!(matches!(black_box(gate.handle(now, source, datagram)), Verdict::Refused(_)));
+        }
+        started.elapsed()
+    };
+
+    let mut one = gate(1);
+    criterion.bench_function("junk, 1 client", |bench| bench.iter_custom(|n| refuse(&mut one, n)));
+    let mut million = gate(CLIENTS);
+    criterion
+        .bench_function("junk, 1,000,000 clients", |bench| bench.iter_custom(|n| refuse(&mut million, n)));
+
+    // Each valid knock once: how long from datagram to decision, on average over all of them.
+    let (knocks, started) = (valid_knocks(), Instant::now());
+    for bytes in &knocks {
+        let datagram = Datagram::new(bytes).expect("256 bytes");
+        assert!(matches!(million.handle(now(), source, datagram), Verdict::Decided(_)));
+    }
+    println!(
+        "valid knock, 1,000,000 clients: {:.2?} each over {VALID}",
+        started.elapsed() / u32::try_from(VALID).expect("fits")
+    );
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(10).measurement_time(Duration::from_secs(5));
+    targets = measure
+}
+criterion_main!(benches);
