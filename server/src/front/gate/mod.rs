@@ -185,7 +185,8 @@ impl Gate {
         let outcome = match permitted {
             Err(reason) => Outcome::Refused(refused(reason)),
             Ok(Permitted::Close(services)) => {
-                self.end_leases(id, &services, source);
+                let closed = |service: &ServiceName| services.iter().any(|closed| closed == service);
+                self.leases.end(|key, _| key.client == id && key.source == source && closed(&key.service));
                 Outcome::Close(Closure { client: id, services, source })
             }
             Ok(Permitted::Open(services)) => {
@@ -236,12 +237,6 @@ impl Gate {
             self.leases.add(key, now.boot.after(window.duration()));
         }
         true
-    }
-
-    fn end_leases(&mut self, client: ClientId, services: &Services, source: IpAddr) {
-        for service in services {
-            self.leases.end(&LeaseKey { client, service: service.clone(), source, from_port: None });
-        }
     }
 
     /// What may be forgotten at `now`.

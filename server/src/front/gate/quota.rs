@@ -30,7 +30,7 @@ impl Leases {
     /// Whether these leases, all of one client, fit beside the living ones. A renewal takes no place.
     pub(super) fn have_room_for(&mut self, wanted: &[LeaseKey], max_of_client: u32, now: BootTime) -> bool {
         self.fit(wanted, max_of_client) || {
-            self.sweep(now);
+            self.end(|_, end| end <= now);
             self.fit(wanted, max_of_client)
         }
     }
@@ -45,9 +45,15 @@ impl Leases {
         }
     }
 
-    pub(super) fn end(&mut self, key: &LeaseKey) {
-        if self.ends.remove(key).is_some() {
-            self.discount(key.client);
+    /// Ends the leases for which this holds.
+    pub(super) fn end(&mut self, which: impl Fn(&LeaseKey, BootTime) -> bool) {
+        for (key, _) in self.ends.extract_if(|key, end| which(key, *end)) {
+            if let Some(count) = self.per_client.get_mut(&key.client) {
+                *count -= 1;
+                if *count == 0 {
+                    self.per_client.remove(&key.client);
+                }
+            }
         }
     }
 
@@ -55,22 +61,5 @@ impl Leases {
         let new = wanted.iter().filter(|key| !self.ends.contains_key(key)).count();
         let held = wanted.first().and_then(|key| self.per_client.get(&key.client)).copied().unwrap_or(0);
         new == 0 || (self.ends.len() + new <= LIVE_LEASES && held as usize + new <= max_of_client as usize)
-    }
-
-    fn sweep(&mut self, now: BootTime) {
-        let ended: Vec<_> =
-            self.ends.iter().filter(|(_, end)| **end <= now).map(|(key, _)| key.clone()).collect();
-        for key in ended {
-            self.end(&key);
-        }
-    }
-
-    fn discount(&mut self, client: ClientId) {
-        if let Some(count) = self.per_client.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_client.remove(&client);
-            }
-        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every knock that was ever recorded is either remembered here, or its `at` is at or below the floor.
 //! A knock may be forgotten only when wall time is past `at` and the tolerance, and it was remembered for
-//! [`REMEMBER_AT_LEAST`] of boot time, so that a clock that steps forward and back loses nothing. Forgetting raises
+//! [`REMEMBER_AT_LEAST`] of boot time and twice the tolerance, so that a clock that steps forward and back loses nothing. Forgetting raises
 //! the floor to the highest `at` forgotten, and happens only after store and floor were written together.
 
 use std::collections::HashMap;
@@ -110,8 +110,10 @@ impl Memory {
     /// What may be forgotten at `now`, a slice of it when it is much.
     #[must_use]
     pub fn purgeable(&self, now: Now, tolerance: Tolerance) -> Option<Purge> {
+        // With less than twice the tolerance, a step ahead could lift the floor above what a slow client sends now.
+        let long_enough = REMEMBER_AT_LEAST.max(2 * tolerance.duration());
         let outlived = |seen: &Seen| {
-            now.wall > seen.at.after(tolerance.duration()) && now.boot.since(seen.since) >= REMEMBER_AT_LEAST
+            now.wall > seen.at.after(tolerance.duration()) && now.boot.since(seen.since) >= long_enough
         };
         let mut floor = self.floor;
         let keys: Vec<_> = self
