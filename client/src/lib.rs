@@ -1,1 +1,42 @@
-//! Postern.
+//! The client of Postern: knocks at a gate, and carries a connection through the door that opens.
+//!
+//! ```text
+//!            command: knock, proxy
+//!               │
+//!  cli ──▶ config ──▶ resolve ──▶ source ──▶ knock ~~~UDP~~~▶ gate
+//!  what    Profile    addresses   whom to    seal, send         │ opens
+//!  to do   (secret)               let in                        ▼
+//!               ▲                            connect ───TCP───▶ service
+//!               │                               │
+//!            command: import, gates             └──▶ splice ◀──▶ stdin, stdout
+//! ```
+//!
+//! It needs no privileges, and with a profile in the environment not even a home directory. A gate never answers:
+//! what this crate reports of a knock is that it was sent, and of a door that a TCP connection went through it.
+//! The rooms on the way (`resolve` to `splice`) know nothing of the configuration; the commands join them.
+
+// The way of a knock, in its order (rustfmt sorts modules that stand together).
+mod cli;
+
+mod config;
+
+mod resolve;
+
+mod source;
+
+mod knock;
+
+mod connect;
+
+mod splice;
+
+// What joins these rooms, and what comes out of them.
+mod command;
+
+mod error;
+mod report;
+
+pub use cli::{Cli, NotRun};
+pub use command::run;
+pub use error::Error;
+pub use report::{FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, Report, finish};

@@ -1,0 +1,238 @@
+//! The command line. Its types are those of the rooms: what gets past here is well formed.
+
+#![expect(clippy::doc_markdown, reason = "clap prints these comments as they are, backticks and all")]
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use postern_proto::profile::Host;
+use postern_proto::{GateName, NameError, ServiceName, Window};
+
+use crate::error::Error;
+use crate::report;
+use crate::resolve::Family;
+use crate::source::SourceChoice;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  anything else failed
+  2  bad usage
+  3  bad configuration or key
+  4  cannot resolve or send
+  5  waited in vain";
+
+const SSH: &str = "\
+In ~/.ssh/config, for every gate's own hosts:
+  Host bastion
+      ProxyCommand postern proxy %h %p";
+
+/// Knocks at a Postern gate: one encrypted UDP packet opens a hidden port for a timed window.
+///
+/// A gate never answers a knock. "Sent" means that the packet left this host; --wait and "postern proxy" find out whether the
+/// door is open by going through it.
+#[derive(Parser)]
+#[command(name = "postern", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(arg_required_else_help = false)]
+pub struct Cli {
+    /// The gates' profiles [default: $XDG_CONFIG_HOME/postern/config.toml or ~/.config/postern/config.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "POSTERN_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON object on stdout, also when the command fails
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Ask a gate to open services to this host
+    #[command(after_help = EXIT_CODES)]
+    Knock(KnockArgs),
+    /// Knock, connect and carry stdin and stdout: ssh's ProxyCommand
+    #[command(after_help = format!("{SSH}\n\n{EXIT_CODES}"))]
+    Proxy(ProxyArgs),
+    /// Keep a gate's profile in the configuration
+    ///
+    /// The profile is read from the first that is given: the argument, --file, the environment variable
+    /// POSTERN_PROFILE. The rest of the configuration stays as it is, comments and all.
+    #[command(after_help = EXIT_CODES)]
+    Import(ImportArgs),
+    /// List the gates of the configuration, without their secrets
+    #[command(after_help = EXIT_CODES)]
+    Gates,
+}
+
+#[derive(Args)]
+pub(crate) struct KnockArgs {
+    /// A gate of the configuration, or "-": the profile in --profile-file or in POSTERN_PROFILE
+    pub(crate) gate: Gate,
+    /// The services to open [default: all of the gate's profile]
+    #[arg(value_name = "SERVICE")]
+    pub(crate) services: Vec<ServiceName>,
+    /// Wait until the first TCP port of each service lets a connection in, this long at most
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) wait: Option<Duration>,
+    /// Open only to connections from this source port
+    ///
+    /// Does not go with --wait, whose own connections would use the port up.
+    #[arg(long, value_name = "PORT", conflicts_with = "wait")]
+    pub(crate) from_port: Option<NonZeroU16>,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct ProxyArgs {
+    /// A gate's name or one of its addresses: ssh's %h
+    pub(crate) host: String,
+    /// The TCP port of one of its services: ssh's %p
+    pub(crate) port: NonZeroU16,
+    /// The gate, where HOST does not tell; "-": the profile in --profile-file or in POSTERN_PROFILE
+    #[arg(long)]
+    pub(crate) gate: Option<Gate>,
+    /// Give up when there is no connection after this long
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "15")]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+}
+
+/// How to knock.
+#[derive(Args)]
+pub(crate) struct HowArgs {
+    /// Ask for this window, such as 30s or 10m [default: the service's own]
+    #[arg(long)]
+    pub(crate) window: Option<Window>,
+    /// Whom to let in: auto, observed, or an IP address
+    ///
+    /// "auto" states this host's address where it is a global one, and otherwise leaves it to the gate to observe where
+    /// the knock comes from ("observed"). Stating it is the stronger: a knock that somebody holds back and sends first
+    /// then lets in nobody else. With an IP address, only addresses of its family are knocked at.
+    #[arg(long, default_value = "auto")]
+    source: SourceChoice,
+    /// Knock this many times, 100 ms apart, for networks that lose packets; each knock is a fresh one
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=20))]
+    pub(crate) repeat: u8,
+    /// Knock at IPv4 addresses only
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Knock at IPv6 addresses only
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    /// The profile of the gate "-"; the file "-" is stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct ImportArgs {
+    /// What to call the gate
+    pub(crate) name: GateName,
+    /// The profile, or "-": stdin, where other users cannot see it
+    #[arg(conflicts_with = "file")]
+    pub(crate) profile: Option<String>,
+    /// Read the profile from a file
+    #[arg(long)]
+    pub(crate) file: Option<PathBuf>,
+    /// Replace a gate of that name
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Knock at this host instead of the profile's addresses (repeatable)
+    #[arg(long = "address", value_name = "HOST")]
+    pub(crate) addresses: Vec<Host>,
+}
+
+/// A gate of the configuration, or the profile at hand.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Named(GateName),
+    /// `-`
+    AtHand,
+}
+
+impl FromStr for Gate {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text == "-" { Ok(Self::AtHand) } else { text.parse().map(Self::Named) }
+    }
+}
+
+impl HowArgs {
+    /// The source and the one family, if any, that it and `-4` and `-6` leave.
+    pub(crate) fn source_and_family(&self) -> Result<(SourceChoice, Option<Family>), Error> {
+        let asked = match (self.ipv4, self.ipv6) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        };
+        let SourceChoice::Stated(address) = self.source else { return Ok((self.source, asked)) };
+        let stated = Family::of(address);
+        if asked.is_some_and(|asked| asked != stated) {
+            return Err(Error::Usage(format!(
+                "--source {address} is an {stated} address: leave the other out"
+            )));
+        }
+        Ok((self.source, Some(stated)))
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text.parse().ok().filter(|seconds| (0.001..=86_400.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or("a number of seconds, up to a day")
+}
+
+impl Cli {
+    /// Reads the command line of this process.
+    ///
+    /// # Errors
+    /// [`NotRun`] when it asks for help or for the version, and when it is wrong.
+    pub fn read() -> Result<Self, NotRun> {
+        Self::try_parse().map_err(NotRun)
+    }
+}
+
+/// A command line without a command to run.
+pub struct NotRun(clap::Error);
+
+impl NotRun {
+    /// Prints the help that was asked for, or what is wrong.
+    #[must_use]
+    pub fn finish(self) -> ExitCode {
+        if self.0.use_stderr() {
+            let json = std::env::args_os().any(|argument| argument == "--json");
+            let message = self.0.to_string();
+            report::fail(json, message.trim_start_matches("error: ").trim_end(), 2)
+        } else if self.0.print().is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn seconds_are_positive_numbers() {
+        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
+        for bad in ["", "0", "-1", "10s", "nan", "inf", "1e9"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

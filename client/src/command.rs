@@ -1,0 +1,81 @@
+//! The commands: each reads what it needs from the command line and the configuration, and walks the rooms.
+
+mod gates;
+mod import;
+mod knock;
+mod proxy;
+
+use std::future::Future;
+
+use postern_proto::Profile;
+
+use crate::cli::{Cli, Command, Gate, HowArgs};
+use crate::config::{Config, Origin, lacks, locate};
+use crate::error::Error;
+use crate::report::Report;
+
+/// Does what the command line says.
+///
+/// # Errors
+/// [`Error`], with the exit code that it stands for.
+pub fn run(cli: &Cli) -> Result<Report, Error> {
+    match &cli.command {
+        Command::Knock(args) => wait_for(knock::run(cli, args)),
+        Command::Proxy(args) => {
+            if cli.json {
+                return Err(Error::Usage(
+                    "--json does not go with proxy: its stdout is the connection's".into(),
+                ));
+            }
+            let stream = wait_for(proxy::run(cli, args))?;
+            proxy::carry(&stream)
+        }
+        Command::Import(args) => import::run(&locate(cli.config.as_deref())?, args),
+        Command::Gates => gates::run(&locate(cli.config.as_deref())?),
+    }
+}
+
+/// Runs a future on this thread. A name look-up that is still under way is left behind, for it cannot be stopped.
+fn wait_for<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System { what: "cannot start the event loop", source })?;
+    let outcome = runtime.block_on(future);
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The profile of the gate `-`: it needs neither configuration nor home.
+fn at_hand(how: &HowArgs) -> Result<Profile, Error> {
+    let origin = how.profile_file.as_deref().map_or(Origin::Environment, Origin::file);
+    let profile = origin.profile()?.ok_or(Error::NoProfile)?;
+    match lacks(&profile) {
+        Some(lack) => {
+            Err(Error::Incomplete { origin: origin.name(), message: format!("the profile has {lack}") })
+        }
+        None => Ok(profile),
+    }
+}
+
+/// `--profile-file` beside the name of a gate would go unread.
+fn no_profile_file(how: &HowArgs) -> Result<(), Error> {
+    match how.profile_file {
+        Some(_) => {
+            Err(Error::Usage("--profile-file is the profile of the gate \"-\": name that gate".into()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The profile of a gate, and what to call it in messages.
+fn profile_of(cli: &Cli, gate: &Gate, how: &HowArgs) -> Result<(String, Profile), Error> {
+    match gate {
+        Gate::AtHand => Ok(("-".to_owned(), at_hand(how)?)),
+        Gate::Named(name) => {
+            no_profile_file(how)?;
+            let path = locate(cli.config.as_deref())?;
+            Ok((name.to_string(), Config::load(&path)?.into_gate(name, &path)?))
+        }
+    }
+}

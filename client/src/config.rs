@@ -1,0 +1,246 @@
+//! The configuration: one profile for each gate, in a file that nobody else can read.
+//!
+//! It holds the client's secrets. No error repeats a value of it, the text that was read is wiped (the TOML reader's own
+//! copies are not), and a file that group or others can read is refused rather than used: what they have read cannot be
+//! taken back, but somebody must notice. Where a profile is handed over otherwise, in a file or in the environment, the
+//! one who does so decides who else can read it: containers mount their secrets in many modes.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use postern_proto::text::from_toml;
+use postern_proto::{GateName, Profile, TextError};
+use serde::Deserialize;
+use toml::Spanned;
+use zeroize::Zeroizing;
+
+use crate::error::Error;
+
+/// The environment variable that holds a profile. Not a clap `env`: clap's help prints the values of those.
+const PROFILE_VARIABLE: &str = "POSTERN_PROFILE";
+
+/// Most bytes read from a file or stdin: far more than a thousand gates need.
+const READ_LIMIT: u64 = 1 << 20;
+
+/// The profiles of the gates, by name. Each can be knocked with: it has an address, a port and a service.
+pub(crate) struct Config {
+    gates: BTreeMap<GateName, Profile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    #[serde(default)]
+    gates: BTreeMap<GateName, Spanned<Profile>>,
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error`] with exit code 3: no such file, others can read it, or the place of the first mistake.
+    pub(crate) fn load(path: &Path) -> Result<Self, Error> {
+        let text = read_private(path)?.ok_or_else(|| Error::NoConfig(path.to_owned()))?;
+        Self::parse(&text).map_err(|source| Error::Mistake { path: path.to_owned(), source })
+    }
+
+    /// Reads the text of a configuration.
+    pub(crate) fn parse(text: &str) -> Result<Self, TextError> {
+        let raw: RawConfig = from_toml(text)?;
+        let gates = raw.gates.into_iter().map(|(name, profile)| match lacks(profile.get_ref()) {
+            Some(lack) => Err(TextError::at(text, &profile.span(), format!("gate {name} has {lack}"))),
+            None => Ok((name, profile.into_inner())),
+        });
+        Ok(Self { gates: gates.collect::<Result<_, _>>()? })
+    }
+
+    /// The gates in the order of their names.
+    pub(crate) const fn gates(&self) -> &BTreeMap<GateName, Profile> {
+        &self.gates
+    }
+
+    /// The profile of one gate; `path` is where the configuration was read, for the error.
+    pub(crate) fn into_gate(mut self, name: &GateName, path: &Path) -> Result<Profile, Error> {
+        self.gates.remove(name).ok_or_else(|| Error::UnknownGate {
+            name: name.clone(),
+            path: path.to_owned(),
+            known: self.gates.keys().map(ToString::to_string).collect(),
+        })
+    }
+}
+
+/// What a profile lacks to be knocked with, and what to do about it.
+pub(crate) fn lacks(profile: &Profile) -> Option<&'static str> {
+    if profile.addresses.is_empty() {
+        Some("no address to knock at: add one to `addresses`, or import it with --address HOST")
+    } else if profile.ports.is_empty() {
+        Some("no port to knock at: add the gate's knock port to `ports`")
+    } else if profile.services.is_empty() {
+        Some("no service to open: add one to `services`, such as ssh = [\"22/tcp\"]")
+    } else {
+        None
+    }
+}
+
+/// Where the configuration is: as given (flag or `POSTERN_CONFIG`), else in `XDG_CONFIG_HOME`, else in `HOME`.
+pub(crate) fn locate(given: Option<&Path>) -> Result<PathBuf, Error> {
+    locate_in(given, |name| env::var_os(name))
+}
+
+fn locate_in(given: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Error> {
+    // The XDG base directory specification has relative paths ignored.
+    let folder = |name| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let base = folder("XDG_CONFIG_HOME").or_else(|| folder("HOME").map(|home| home.join(".config")));
+    base.map(|base| base.join("postern/config.toml")).ok_or(Error::NoConfigPath)
+}
+
+/// The text of a file that only its owner can read; `None` when there is no such file.
+pub(crate) fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, Error> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::unreadable(path)(error)),
+    };
+    // Of the open file: the name may stand for another one a moment later.
+    let mode = file.metadata().map_err(Error::unreadable(path))?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(Error::ReadableByOthers { path: path.to_owned(), mode });
+    }
+    read(file).map(Some).map_err(Error::unreadable(path))
+}
+
+/// Where a profile line comes from, other than the configuration.
+pub(crate) enum Origin<'a> {
+    Argument(&'a str),
+    Stdin,
+    File(&'a Path),
+    /// [`PROFILE_VARIABLE`], when it is set.
+    Environment,
+}
+
+impl<'a> Origin<'a> {
+    /// A file, or stdin when it is called `-`.
+    pub(crate) fn file(path: &'a Path) -> Self {
+        if path == "-" { Self::Stdin } else { Self::File(path) }
+    }
+
+    /// The profile there; `None` when the environment has none.
+    ///
+    /// # Errors
+    /// [`Error`] with exit code 3, which tells a profile that was cut from one that was mistyped.
+    pub(crate) fn profile(&self) -> Result<Option<Profile>, Error> {
+        let line = match self {
+            Self::Argument(line) => Ok(Zeroizing::new((*line).to_owned())),
+            Self::Stdin => read(io::stdin()),
+            Self::File(path) => File::open(path).and_then(read),
+            Self::Environment => match env::var_os(PROFILE_VARIABLE).filter(|line| !line.is_empty()) {
+                // Other characters than a profile's only make it a mistyped one.
+                Some(line) => Ok(Zeroizing::new(line.to_string_lossy().into_owned())),
+                None => return Ok(None),
+            },
+        };
+        let line = line.map_err(|source| Error::Unreadable { file: self.name(), source })?;
+        match Profile::from_line(&line) {
+            Ok(profile) => Ok(Some(profile)),
+            Err(source) => Err(Error::Profile { origin: self.name(), source }),
+        }
+    }
+
+    /// What to call it in an error.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Argument(_) => "the profile in the argument".to_owned(),
+            Self::Stdin => "stdin".to_owned(),
+            Self::File(path) => path.display().to_string(),
+            Self::Environment => PROFILE_VARIABLE.to_owned(),
+        }
+    }
+}
+
+fn read(from: impl Read) -> io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    from.take(READ_LIMIT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > READ_LIMIT {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../config.example.toml");
+
+    #[test]
+    fn the_example_reads_and_shows_ssh() {
+        let config = Config::parse(EXAMPLE).unwrap();
+        assert_eq!(config.gates().len(), 2);
+        assert!(EXAMPLE.contains("#     ProxyCommand postern proxy %h %p\n"));
+    }
+
+    #[test]
+    fn the_file_is_where_the_first_of_flag_xdg_and_home_says() {
+        let locate = |given: Option<&str>, variables: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                variables
+                    .iter()
+                    .find(|(variable, _)| *variable == name)
+                    .map(|(_, value)| OsString::from(value))
+            };
+            locate_in(given.map(Path::new), variable).ok().map(|path| path.display().to_string())
+        };
+        let (xdg, home) = (("XDG_CONFIG_HOME", "/x"), ("HOME", "/h"));
+        let some = |path: &str| Some(path.to_owned());
+        assert_eq!(locate(Some("given"), &[xdg, home]), some("given"));
+        assert_eq!(locate(None, &[home, xdg]), some("/x/postern/config.toml"));
+        assert_eq!(locate(None, &[home]), some("/h/.config/postern/config.toml"));
+        assert_eq!(locate(None, &[("XDG_CONFIG_HOME", ""), home]), some("/h/.config/postern/config.toml"));
+        assert_eq!(locate(None, &[("XDG_CONFIG_HOME", "relative")]), None);
+        assert_eq!(locate(None, &[]), None);
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_place() {
+        let good = EXAMPLE;
+        let line = |needle: &str| 1 + good.lines().position(|line| line.starts_with(needle)).unwrap();
+        for (from, to, at, says) in [
+            ("gate-id = \"", "gate-id = \"x", line("gate-id"), "a gate id is 16 bytes"),
+            ("client-id = \"", "client-id = \"x", line("client-id"), "a client id is 8 bytes"),
+            ("secret = \"", "secret = \"x", line("secret"), "a client secret is 32 bytes"),
+            ("secret = \"ABEiM0RV", "secret = 5 # ", line("secret"), "expected a string"),
+            ("\nsecret = ", "\nsecrets = ", line("secret"), "unknown field `secrets`"),
+            ("ports = [62201]", "ports = []", line("[gates.bastion]"), "gate bastion has no port"),
+            ("ports = [62201]", "ports = [0]", line("ports"), "expected a nonzero u16"),
+            ("ports = [62201]", "ports = [70000]", line("ports"), "expected a nonzero u16"),
+            (
+                "addresses = [\"bastion.example.org\"]",
+                "addresses = []",
+                line("[gates.bastion]"),
+                "no address",
+            ),
+            ("[\"bastion.example.org\"]", "[\"a b\"]", line("addresses"), "a host is an IP address"),
+            ("services = { ssh = [\"22/tcp\"] }", "services = {}", line("[gates.bastion]"), "no service"),
+            ("\"22/tcp\"", "\"22\"", line("services"), "a port is a number"),
+            ("ssh = [\"22/tcp\"]", "\"s sh\" = [\"22/tcp\"]", line("services"), "a service name is"),
+            ("[gates.bastion]", "[gates.\"bas tion\"]", line("[gates.bastion]"), "a gate name is"),
+            ("[gates.bastion]", "[gate.bastion]", line("[gates.bastion]"), "unknown field `gate`"),
+            ("[gates.bastion]", "[gates.bastion", line("[gates.bastion]"), ""),
+        ] {
+            let bad = good.replacen(from, to, 1);
+            assert_ne!(bad, good, "{from} is not in the example");
+            let error = Config::parse(&bad).err().unwrap_or_else(|| panic!("accepted:\n{bad}"));
+            assert!(error.message.contains(says), "{error}\n{bad}");
+            assert_eq!(error.line, at, "{error}\n{bad}");
+            assert!(!error.message.contains("ABEiM0R"), "an error repeats a secret: {error}");
+        }
+    }
+}

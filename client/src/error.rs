@@ -1,0 +1,256 @@
+//! What can go wrong, each with its exit code. No message repeats a secret.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use postern_proto::payload::ServicesError;
+use postern_proto::profile::{PREFIX, ProfileError};
+use postern_proto::{GateName, ServiceName, TextError};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The arguments contradict one another, or what they ask for cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// The services do not fit a knock.
+    #[error(transparent)]
+    Services(#[from] ServicesError),
+
+    /// Nothing says where the configuration is.
+    #[error(
+        "no configuration: set HOME or POSTERN_CONFIG, give --config FILE, or knock at the gate \"-\" with a profile in \
+         POSTERN_PROFILE"
+    )]
+    NoConfigPath,
+    /// There is no configuration yet.
+    #[error("{}: no such file; `postern import NAME` makes it from the profile that the gate's administrator gave you", .0.display())]
+    NoConfig(PathBuf),
+    /// A file cannot be read.
+    #[error("{file}: cannot read: {source}")]
+    Unreadable {
+        /// The file, or what stands for one.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A configuration that others can read: its secrets may be known already.
+    #[error("{0}: others can read or write it (mode {1:04o}), and it holds secrets: chmod 600 {0}", .path.display(), .mode)]
+    ReadableByOthers {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A mistake in the configuration.
+    #[error("{}: {source}", .path.display())]
+    Mistake {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: TextError,
+    },
+    /// The gate `-` without a profile.
+    #[error(
+        "the gate \"-\" takes its profile from --profile-file FILE or from POSTERN_PROFILE, and neither is given"
+    )]
+    NoProfile,
+    /// A profile that does not read.
+    #[error("{origin}: {source}")]
+    Profile {
+        /// Where it came from.
+        origin: String,
+        /// What is wrong with it.
+        source: ProfileError,
+    },
+    /// A whole profile with which nobody can knock.
+    #[error("{origin}: {message}")]
+    Incomplete {
+        /// Where it came from.
+        origin: String,
+        /// What it lacks, and what to do.
+        message: String,
+    },
+    /// No gate of that name.
+    #[error("no gate {name} in {}; {}", .path.display(), listed("there is", .known))]
+    UnknownGate {
+        /// The name.
+        name: GateName,
+        /// The configuration.
+        path: PathBuf,
+        /// The gates that it has.
+        known: Vec<String>,
+    },
+    /// No gate for the host that a connection is wanted to.
+    #[error("no gate in {} is called {host} or lists it in its addresses; name one with --gate", .path.display())]
+    NoGateFor {
+        /// The host.
+        host: String,
+        /// The configuration.
+        path: PathBuf,
+    },
+    /// More than one gate for it.
+    #[error("{host} is an address of several gates ({}); name one with --gate", .gates.join(", "))]
+    Ambiguous {
+        /// The host.
+        host: String,
+        /// The gates.
+        gates: Vec<String>,
+    },
+    /// The profile has no service of that name.
+    #[error("gate {gate} has no service {service}; {}", listed("it has", .known))]
+    UnknownService {
+        /// The gate.
+        gate: String,
+        /// The service.
+        service: ServiceName,
+        /// The services of the profile.
+        known: Vec<String>,
+    },
+    /// The profile has no service at that port.
+    #[error("gate {gate} has no service at port {port}/tcp; {}", listed("it has", .known))]
+    UnknownPort {
+        /// The gate.
+        gate: String,
+        /// The port.
+        port: u16,
+        /// The services of the profile with their ports.
+        known: Vec<String>,
+    },
+
+    /// No address to knock at.
+    #[error("cannot resolve {}", .0.join(", "))]
+    Unresolved(Vec<String>),
+    /// No knock left this host.
+    #[error("cannot send to {}", .0.join(", "))]
+    Unsent(Vec<String>),
+
+    /// Nothing let a connection in while there was time.
+    #[error(
+        "waited {} in vain: {what}; a gate never says why, but its log does (is this host's clock right?)",
+        Seconds(*.waited)
+    )]
+    InVain {
+        /// How long.
+        waited: Duration,
+        /// For what.
+        what: String,
+    },
+
+    /// An import over a gate that is there.
+    #[error("{} has a gate {name} already; give another name, or --force to replace it", .path.display())]
+    Exists {
+        /// The gate.
+        name: GateName,
+        /// The configuration.
+        path: PathBuf,
+    },
+    /// The configuration cannot be written.
+    #[error("{}: cannot write: {source}", .path.display())]
+    Unwritable {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(#[source] io::Error),
+    /// The operating system denied something that always works.
+    #[error("{what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system's random source failed: without it no knock is made.
+    #[error("the system gives no random bytes")]
+    NoRandom,
+}
+
+impl Error {
+    /// The exit code; `postern --help` lists them.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Services(_) => 2,
+            Self::NoConfigPath
+            | Self::NoConfig(_)
+            | Self::Unreadable { .. }
+            | Self::ReadableByOthers { .. }
+            | Self::Mistake { .. }
+            | Self::NoProfile
+            | Self::Profile { .. }
+            | Self::Incomplete { .. }
+            | Self::UnknownGate { .. }
+            | Self::NoGateFor { .. }
+            | Self::Ambiguous { .. }
+            | Self::UnknownService { .. }
+            | Self::UnknownPort { .. } => 3,
+            Self::Unresolved(_) | Self::Unsent(_) => 4,
+            Self::InVain { .. } => 5,
+            Self::Exists { .. }
+            | Self::Unwritable { .. }
+            | Self::Broken(_)
+            | Self::System { .. }
+            | Self::NoRandom => 1,
+        }
+    }
+
+    pub(crate) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Unreadable { file: path.display().to_string(), source }
+    }
+
+    pub(crate) fn unwritable(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Unwritable { path: path.to_owned(), source }
+    }
+}
+
+/// "it has ssh, web", or "it has none".
+fn listed(begin: &str, names: &[String]) -> String {
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    format!("{begin} {names}")
+}
+
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s", self.0.as_secs_f64())
+    }
+}
+
+/// A message without any profile line: when somebody gives one in the wrong place, an error that names its argument
+/// would carry the secret into a log.
+pub(crate) fn without_profiles(message: &str) -> String {
+    let mut parts = message.split(PREFIX);
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let body = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '/' | '=');
+        let rest = part.trim_start_matches(body);
+        clean.push_str(PREFIX);
+        clean.push_str(if rest.len() < part.len() { "…" } else { "" });
+        clean.push_str(rest);
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_in_messages_are_cut() {
+        for text in ["no gate 'bastion'", "a profile begins with \"postern1:\""] {
+            assert_eq!(without_profiles(text), text);
+        }
+        assert_eq!(
+            without_profiles("invalid value 'postern1:AB-_9' for '<GATE>', postern1:CC"),
+            "invalid value 'postern1:…' for '<GATE>', postern1:…"
+        );
+    }
+}

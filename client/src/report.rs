@@ -1,0 +1,217 @@
+//! What a command reports: for people, or with `--json` one object on stdout. Fields of the objects are only ever
+//! added, unless `version` changes.
+//!
+//! ```text
+//! knock   {"version":1,"gate":"bastion","services":["ssh"],"window_seconds":30,
+//!          "knocks":[{"address":"192.0.2.7","port":62201,"sent":1,"source":"observed"}],
+//!          "failed":[{"host":"bastion.example.org","message":"..."}],
+//!          "open":[{"service":"ssh","address":"192.0.2.7","port":22,"after_ms":9}]}
+//! gates   {"version":1,"gates":[{"name":"bastion","addresses":["..."],"ports":[62201],"services":{"ssh":["22/tcp"]}}]}
+//! import  {"version":1,"gate":"bastion","config":"/home/alice/.config/postern/config.toml","replaced":false}
+//! failure {"version":1,"error":{"code":3,"message":"..."}}
+//! ```
+//!
+//! `window_seconds` is null for the services' own window; `open` is null without `--wait`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use postern_proto::profile::Host;
+use postern_proto::{GateName, Port, ServiceName};
+use serde::Serialize;
+
+use crate::error::{Error, without_profiles};
+
+const VERSION: u8 = 1;
+
+/// What a command that was done has to say.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Report {
+    /// Knocks were sent.
+    Knock(KnockReport),
+    /// The gates of the configuration.
+    Gates {
+        /// In the order of their names.
+        gates: Vec<GateReport>,
+    },
+    /// A profile is in the configuration now.
+    Import {
+        /// What it is called.
+        gate: GateName,
+        /// The configuration.
+        config: PathBuf,
+        /// Whether there was a gate of that name.
+        replaced: bool,
+    },
+    /// A connection was carried to its end; stdout was the connection's.
+    #[serde(skip)]
+    Carried,
+}
+
+/// Knocks that were sent.
+#[derive(Debug, Serialize)]
+pub struct KnockReport {
+    /// The gate's name, or `-`.
+    pub gate: String,
+    /// What was asked for.
+    pub services: Vec<ServiceName>,
+    /// For how long, in seconds, when that was said.
+    pub window_seconds: Option<u32>,
+    /// Where knocks went.
+    pub knocks: Vec<KnockedReport>,
+    /// Names and addresses that no knock could be sent to.
+    pub failed: Vec<FailedReport>,
+    /// What let a connection in, when that was waited for.
+    pub open: Option<Vec<OpenReport>>,
+}
+
+/// One address and port that was knocked at.
+#[derive(Debug, Serialize)]
+pub struct KnockedReport {
+    /// The address.
+    pub address: IpAddr,
+    /// The UDP port.
+    pub port: u16,
+    /// How many knocks left this host.
+    pub sent: u8,
+    /// Whom they asked to let in: `observed`, or an address.
+    pub source: String,
+}
+
+/// A name or an address that no knock could be sent to.
+#[derive(Debug, Serialize)]
+pub struct FailedReport {
+    /// The name, or the address with the port.
+    pub host: String,
+    /// Why.
+    pub message: String,
+}
+
+/// A service that let a connection in.
+#[derive(Debug, Serialize)]
+pub struct OpenReport {
+    /// The service.
+    pub service: ServiceName,
+    /// The address that did.
+    pub address: IpAddr,
+    /// The TCP port.
+    pub port: u16,
+    /// Milliseconds from the last knock.
+    pub after_ms: u64,
+}
+
+/// A gate of the configuration, without its secret.
+#[derive(Debug, Serialize)]
+pub struct GateReport {
+    /// Its name.
+    pub name: GateName,
+    /// Where to knock.
+    pub addresses: Vec<Host>,
+    /// UDP ports to knock at.
+    pub ports: Vec<u16>,
+    /// The services and their ports.
+    pub services: BTreeMap<ServiceName, Vec<Port>>,
+}
+
+/// Prints what came of a command and gives the exit code.
+#[must_use]
+pub fn finish(json: bool, outcome: Result<Report, Error>) -> ExitCode {
+    let printed = match outcome {
+        Err(error) => return fail(json, &error.to_string(), error.exit_code()),
+        Ok(Report::Carried) => return ExitCode::SUCCESS,
+        Ok(report) if json => print_json(&report),
+        Ok(report) => write!(io::stdout(), "{report}"),
+    };
+    match printed.and_then(|()| io::stdout().flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(false, &format!("cannot write to stdout: {error}"), 1),
+    }
+}
+
+/// Prints what went wrong and gives the exit code.
+pub(crate) fn fail(json: bool, message: &str, code: u8) -> ExitCode {
+    #[derive(Serialize)]
+    struct Failure<'a> {
+        error: ErrorReport<'a>,
+    }
+    #[derive(Serialize)]
+    struct ErrorReport<'a> {
+        code: u8,
+        message: &'a str,
+    }
+    let message = &without_profiles(message);
+    if !json || print_json(&Failure { error: ErrorReport { code, message } }).is_err() {
+        say(message);
+    }
+    code.into()
+}
+
+/// Tells a person something beside the report, in one line on stderr.
+pub(crate) fn say(message: &str) {
+    // Where stderr is gone, nobody is left to tell.
+    let _ = writeln!(io::stderr(), "postern: {message}");
+}
+
+fn print_json(report: &impl Serialize) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Versioned<'a, T> {
+        version: u8,
+        #[serde(flatten)]
+        report: &'a T,
+    }
+    let mut stdout = io::stdout().lock();
+    serde_json::to_writer(&mut stdout, &Versioned { version: VERSION, report })?;
+    writeln!(stdout)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Knock(report) => report.fmt(f),
+            Self::Gates { gates } => gates.iter().try_for_each(|gate| gate.fmt(f)),
+            Self::Import { gate, config, replaced } => {
+                let verb = if *replaced { "replaced" } else { "added" };
+                writeln!(f, "{verb} {gate} in {}", config.display())
+            }
+            Self::Carried => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for KnockReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let services = joined(&self.services);
+        for KnockedReport { address, port, sent, source } in &self.knocks {
+            let knocks = if *sent == 1 { "1 knock".to_owned() } else { format!("{sent} knocks") };
+            let whom = if source == "observed" { "the address it comes from" } else { source };
+            writeln!(f, "sent {knocks} to {address} port {port}: open {services} to {whom}")?;
+        }
+        for OpenReport { service, address, port, after_ms } in self.open.iter().flatten() {
+            writeln!(f, "open: {service} at {address} port {port}, {after_ms} ms after the knock")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for GateReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.name)?;
+        writeln!(f, "  addresses  {}", joined(&self.addresses))?;
+        writeln!(f, "  ports      {}", joined(&self.ports))?;
+        for (service, ports) in &self.services {
+            writeln!(f, "  service    {service} ({})", joined(ports))?;
+        }
+        Ok(())
+    }
+}
+
+/// The items in one line.
+pub(crate) fn joined<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

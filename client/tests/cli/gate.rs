@@ -1,0 +1,142 @@
+//! A gate for the client to knock at: it opens knocks, and nothing else.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU16;
+use std::time::{Duration, SystemTime};
+
+use postern_proto::{
+    Authentic, ClientId, ClientKeys, ClientSecret, Datagram, GateId, GateKeys, KNOCK_LEN, Profile, Request,
+    WallTime, open,
+};
+use tokio::net::TcpSocket;
+
+/// UDP sockets with the keys of the profile.
+pub(crate) struct Gate {
+    sockets: Vec<UdpSocket>,
+    keys: GateKeys,
+    client: ClientKeys,
+    pub(crate) profile: Profile,
+}
+
+/// A knock that arrived and opened.
+pub(crate) struct Arrived {
+    pub(crate) knock: Authentic,
+    pub(crate) bytes: [u8; KNOCK_LEN],
+    pub(crate) from: SocketAddr,
+}
+
+impl Gate {
+    /// Listens at each address on each of so many ports. Its service `ssh` is at `tcp`; `vpn` is UDP only.
+    pub(crate) fn listen(addresses: &[&str], ports: usize, tcp: u16) -> Self {
+        let mut profile = profile(tcp);
+        profile.addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        profile.ports.clear();
+        let mut sockets = Vec::new();
+        while profile.ports.len() < ports {
+            // One port at all the addresses; another when it is taken at one of them.
+            let first = UdpSocket::bind((addresses[0], 0)).unwrap();
+            let port = first.local_addr().unwrap().port();
+            let others = addresses[1..].iter().map(|&address| UdpSocket::bind((address, port)));
+            if let Ok(others) = others.collect::<Result<Vec<_>, _>>() {
+                sockets.push(first);
+                sockets.extend(others);
+                profile.ports.push(NonZeroU16::new(port).unwrap());
+            }
+        }
+        let (keys, client) =
+            (GateKeys::derive(&profile.gate), ClientKeys::derive(&profile.gate, &profile.secret));
+        Self { sockets, keys, client, profile }
+    }
+
+    /// The next knock at a socket, numbered port by port and within it address by address.
+    pub(crate) fn knock_at(&self, socket: usize) -> Arrived {
+        let socket = &self.sockets[socket];
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut bytes = [0; 2048];
+        let (len, from) = socket.recv_from(&mut bytes).expect("a knock arrives in time");
+        assert_eq!(len, KNOCK_LEN);
+        let bytes: [u8; KNOCK_LEN] = bytes[..len].try_into().unwrap();
+        let datagram = Datagram::new(&bytes).unwrap();
+        let now = WallTime::from(SystemTime::now());
+        let epoch = [now, now.before(Duration::from_secs(30))]
+            .map(WallTime::epoch)
+            .into_iter()
+            .find(|&epoch| datagram.unveil(&self.keys) == self.client.hint.hint(epoch))
+            .expect("the hint is this client's in this epoch or the last");
+        let knock = open(&self.keys, &self.client.seal, epoch, datagram).expect("the knock opens");
+        assert!(now.since(knock.at()) < Duration::from_secs(20));
+        Arrived { knock, bytes, from }
+    }
+
+    pub(crate) fn knock(&self) -> Arrived {
+        self.knock_at(0)
+    }
+
+    /// Asserts that no further knock is waiting anywhere. To be asked when the client has ended: on loopback, what was
+    /// sent has arrived.
+    pub(crate) fn assert_no_more(&self) {
+        for socket in &self.sockets {
+            socket.set_nonblocking(true).unwrap();
+            let error = socket.recv_from(&mut [0; 2048]).expect_err("one knock more than expected");
+            assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+            socket.set_nonblocking(false).unwrap();
+        }
+    }
+}
+
+impl Arrived {
+    /// The names of the services it asks to open.
+    pub(crate) fn services(&self) -> Vec<String> {
+        self.knock.request().services().iter().map(ToString::to_string).collect()
+    }
+
+    /// The window and the source port it asks for.
+    pub(crate) fn limits(&self) -> (Option<u32>, Option<u16>) {
+        let Request::Open { window, from_port, .. } = self.knock.request() else { panic!("not an open") };
+        (window.map(postern_proto::Window::as_secs), from_port.map(NonZeroU16::get))
+    }
+
+    /// The address it states.
+    pub(crate) fn stated(&self) -> Option<IpAddr> {
+        self.knock.states_source().then(|| self.knock.source(self.from.ip()))
+    }
+}
+
+/// A profile whose service `ssh` is at `tcp`.
+pub(crate) fn profile(tcp: u16) -> Profile {
+    let services = [("ssh", format!("{tcp}/tcp")), ("vpn", "51820/udp".to_owned())];
+    Profile {
+        gate: GateId::from_bytes([0x11; 16]),
+        client: ClientId::from_bytes([0x22; 8]),
+        secret: ClientSecret::from_bytes([0x33; 32]),
+        addresses: vec!["127.0.0.1".parse().unwrap()],
+        ports: vec![NonZeroU16::MAX],
+        services: services
+            .map(|(name, port)| (name.parse().unwrap(), vec![port.parse().unwrap()]))
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// A TCP port of loopback at which nobody listens yet, and which nobody else can take.
+pub(crate) struct ClosedPort(TcpSocket);
+
+impl ClosedPort {
+    pub(crate) fn new() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
+    pub(crate) fn open(self) -> TcpListener {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _entered = runtime.enter();
+        let listener = self.0.listen(16).unwrap().into_std().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        listener
+    }
+}

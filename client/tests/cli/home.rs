@@ -1,0 +1,137 @@
+//! A home for the client, and how it is run there.
+
+use std::fs;
+use std::io::{Read, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postern_proto::Profile;
+use tempfile::TempDir;
+
+/// What a run of the client came to.
+pub(crate) struct Outcome {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in: {}", self.stdout))
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+}
+
+/// The client without any environment.
+pub(crate) fn postern(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+    command.env_clear().args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs to the end, with so much on stdin.
+#[track_caller]
+pub(crate) fn run_with(command: &mut Command, stdin: &str) -> Outcome {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the client starts");
+    // It may end without reading.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (stdout, stderr) = (reader(stdout), reader(stderr));
+    let code = wait(&mut child);
+    let text = |bytes: thread::JoinHandle<Vec<u8>>| String::from_utf8(bytes.join().unwrap()).unwrap();
+    Outcome { code, stdout: text(stdout), stderr: text(stderr) }
+}
+
+#[track_caller]
+pub(crate) fn run(command: &mut Command) -> Outcome {
+    run_with(command, "")
+}
+
+/// Reads to the end, beside what else is going on.
+pub(crate) fn reader(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+/// The exit code of a child that ends in time; one that does not is killed.
+#[track_caller]
+pub(crate) fn wait(child: &mut Child) -> i32 {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().expect("the client ends by itself");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    panic!("the client did not end in time");
+}
+
+/// A home of its own, gone with the test.
+pub(crate) struct Home(TempDir);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    /// A home whose configuration has one gate.
+    pub(crate) fn with(name: &str, profile: &Profile) -> Self {
+        let home = Self::new();
+        run_with(&mut home.postern(&["import", name, "-"]), &profile.to_line()).expect(0);
+        home
+    }
+
+    /// A home with this text as its configuration.
+    pub(crate) fn with_text(text: &str) -> Self {
+        let home = Self::new();
+        fs::create_dir_all(home.config().parent().unwrap()).unwrap();
+        fs::write(home.config(), text).unwrap();
+        home.chmod(0o600);
+        home
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.path(".config/postern/config.toml")
+    }
+
+    pub(crate) fn text(&self) -> String {
+        fs::read_to_string(self.config()).unwrap()
+    }
+
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.0.path().join(relative)
+    }
+
+    pub(crate) fn mode(&self, relative: &str) -> u32 {
+        fs::metadata(self.path(relative)).unwrap().permissions().mode() & 0o7777
+    }
+
+    pub(crate) fn chmod(&self, mode: u32) {
+        fs::set_permissions(self.config(), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// The client with this home and nothing else in its environment.
+    pub(crate) fn postern(&self, args: &[&str]) -> Command {
+        let mut command = postern(args);
+        command.env("HOME", self.0.path()).current_dir(self.0.path());
+        command
+    }
+}

@@ -1,0 +1,12 @@
+//! The binary from outside: real sockets on loopback, real files in a home of its own, no environment but what a test
+//! gives.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod bad_input;
+mod gate;
+mod home;
+mod import;
+mod knock;
+mod proxy;
+mod transcript;
