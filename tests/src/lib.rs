@@ -1,1 +1,24 @@
-//! End-to-end tests of Postern.
+//! The harness of the end-to-end tests: real kernels' firewalls, real sockets, the real programs.
+//!
+//! Every test builds its own small world out of network namespaces, and takes it down again however it ends. Nothing
+//! leaves those namespaces, and no name, port or file is shared, so any number of tests run side by side.
+//!
+//! ```text
+//!   alice ────┐                         posternd, sshd, echo
+//!             ├── switch (a bridge) ──── gate
+//!   mallory ──┘                         tcpdump at its one link
+//! ```
+//!
+//! The rooms: [`wait`] (polling with a deadline), [`process`] and [`programs`] (what runs), [`netns`] (where it runs),
+//! [`probe`] (what a stranger sees), [`capture`] (what was on the wire), [`knocks`] (knocks no client would send),
+//! [`gate`] and [`sshd`] (what is under test, and what it guards).
+
+pub mod capture;
+pub mod gate;
+pub mod knocks;
+pub mod netns;
+pub mod probe;
+pub mod process;
+pub mod programs;
+pub mod sshd;
+pub mod wait;
