@@ -373,3 +373,27 @@ const fn default_window() -> Window {
 const fn default_max_window() -> Window {
     Window::DEFAULT_MAX
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_reads() {
+        let text = include_str!("../posternd.example.toml");
+        let raw: RawConfig = from_toml(text).unwrap();
+        assert_eq!(raw.check(text), Ok(()));
+        // With the defaults that its comments name.
+        let uncommented =
+            |line: &'static str| line.strip_prefix('#').filter(|rest| rest.contains(" = ")).unwrap_or(line);
+        let all = text.lines().map(uncommented).collect::<Vec<_>>().join("\n");
+        let full: RawConfig = from_toml(&all).unwrap();
+        let (ssh, full_ssh) =
+            (raw.services.first_key_value().unwrap().1, full.services.first_key_value().unwrap().1);
+        assert_eq!(ssh.get_ref().window, full_ssh.get_ref().window);
+        assert_eq!(ssh.get_ref().max_window, full_ssh.get_ref().max_window);
+        assert_eq!(raw.gate.tolerance, full.gate.tolerance);
+        assert_eq!((raw.gate.keys, raw.gate.state), (full.gate.keys, full.gate.state));
+        assert_eq!(raw.firewall.variant, full.firewall.variant);
+    }
+}

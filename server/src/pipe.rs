@@ -45,7 +45,11 @@ pub(crate) enum Order {
 pub(crate) struct OrderSender(OwnedWriteHalf);
 
 /// The warden's end.
-pub(crate) struct OrderReceiver(OwnedReadHalf);
+pub(crate) struct OrderReceiver {
+    stream: OwnedReadHalf,
+    /// What has arrived of the frames to come.
+    buffer: Vec<u8>,
+}
 
 impl OrderSender {
     pub(crate) fn new(stream: UnixStream) -> Self {
@@ -68,29 +72,39 @@ impl OrderSender {
 
 impl OrderReceiver {
     pub(crate) fn new(stream: UnixStream) -> Self {
-        Self(stream.into_split().0)
+        Self { stream: stream.into_split().0, buffer: Vec::with_capacity(2 + MAX_LEN) }
     }
 
-    /// The next order, or `None` when the front has closed the pipe.
+    /// The next order, or `None` when the front has closed the pipe. Nothing is lost when it is dropped while it waits.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for a frame that is too long or does not decode: the front is not what it was.
     pub(crate) async fn receive(&mut self) -> io::Result<Option<Order>> {
-        let mut len = [0; 2];
-        match self.0.read_exact(&mut len).await {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            result => result?,
-        };
+        loop {
+            if let Some(order) = self.take()? {
+                return Ok(Some(order));
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                let whole = self.buffer.is_empty();
+                return if whole { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+        }
+    }
+
+    /// Takes one order from what has arrived.
+    fn take(&mut self) -> io::Result<Option<Order>> {
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        let Some((&len, rest)) = self.buffer.split_first_chunk() else { return Ok(None) };
         let len = usize::from(u16::from_be_bytes(len));
         if len > MAX_LEN {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "an order longer than the pipe allows"));
+            return invalid("an order longer than the pipe allows");
         }
-        let mut body = vec![0; len];
-        self.0.read_exact(&mut body).await?;
-        match postcard::take_from_bytes(&body) {
-            Ok((order, [])) => Ok(Some(order)),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "an order that does not decode")),
-        }
+        let Some(body) = rest.get(..len) else { return Ok(None) };
+        let Ok((order, [])) = postcard::take_from_bytes(body) else {
+            return invalid("an order that does not decode");
+        };
+        self.buffer.drain(..2 + len);
+        Ok(Some(order))
     }
 }
 
@@ -99,7 +113,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
-    async fn orders_arrive_whole_and_in_order_and_junk_is_an_error() {
+    async fn orders_arrive_whole_and_in_order() {
         let (front, warden) = UnixStream::pair().unwrap();
         let (mut sender, mut receiver) = (OrderSender::new(front), OrderReceiver::new(warden));
         let name = |i: usize| format!("{}{i}", "x".repeat(28)).parse().unwrap();
@@ -119,11 +133,39 @@ mod tests {
         assert_eq!(receiver.receive().await.unwrap(), Some(open));
         assert_eq!(receiver.receive().await.unwrap(), Some(close));
 
-        sender.0.write_all(&[0, 1, 9]).await.unwrap();
-        assert_eq!(receiver.receive().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
-        sender.0.write_all(&[0xff, 0xff]).await.unwrap();
-        assert_eq!(receiver.receive().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
         drop(sender);
         assert_eq!(receiver.receive().await.unwrap(), None);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_order_that_comes_in_pieces_survives_a_receiver_that_is_dropped_in_between() {
+        let (front, warden) = UnixStream::pair().unwrap();
+        let (mut front, mut receiver) = (OrderSender::new(front), OrderReceiver::new(warden));
+        let source = "192.0.2.1".parse().unwrap();
+        let order = Order::Close { client: ClientId::from_bytes([2; 8]), services: vec![], source };
+        let body = postcard::to_allocvec(&order).unwrap();
+        let mut frame = u16::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+        frame.extend_from_slice(&body);
+        for piece in frame.chunks(1) {
+            let early = tokio::time::timeout(std::time::Duration::ZERO, receiver.receive()).await;
+            assert!(early.is_err(), "an order before its last byte");
+            front.0.write_all(piece).await.unwrap();
+        }
+        assert_eq!(receiver.receive().await.unwrap(), Some(order));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn junk_is_an_error() {
+        for junk in [&[0, 1, 9][..], &[0xff, 0xff], &[0, 0]] {
+            let (front, warden) = UnixStream::pair().unwrap();
+            let (mut front, mut receiver) = (OrderSender::new(front), OrderReceiver::new(warden));
+            front.0.write_all(junk).await.unwrap();
+            assert_eq!(receiver.receive().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+        let (front, warden) = UnixStream::pair().unwrap();
+        let (mut front, mut receiver) = (OrderSender::new(front), OrderReceiver::new(warden));
+        front.0.write_all(&[0]).await.unwrap();
+        drop(front);
+        assert_eq!(receiver.receive().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

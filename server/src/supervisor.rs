@@ -1,4 +1,4 @@
-//! The supervisor: starts the warden, then the front, hands them new settings, and stops them. It parses nothing from
+//! The supervisor: starts front and warden, hands them new settings, and stops them. It parses nothing from
 //! outside but the files of the administrator. Front and warden share nothing but the pipe between them.
 
 use std::io;
@@ -38,28 +38,34 @@ async fn supervise(path: &Path, config: &Config, trial: Option<Duration>) -> any
         StdStream::pair().context("cannot make the pipe between front and warden")?;
     let (to_warden, warden_commands) = mpsc::channel(1);
     let (to_front, front_commands) = mpsc::channel(1);
-    let (warden_ready, warden_is_ready) = oneshot::channel();
     let (front_ready, front_is_ready) = oneshot::channel();
+    let (warden_ready, warden_is_ready) = oneshot::channel();
+    let (begin, may_begin) = oneshot::channel();
 
+    // The store and the captures first: where they fail, the firewall is as it was. The guard next: it stands before
+    // the first knock is read, so that nobody is let in whom the kernel would not let out.
+    let settings = config.front();
+    let mut front = room("front", async move || {
+        let front = Front::start(settings)?;
+        let _ = front_ready.send(());
+        match may_begin.await {
+            Ok(()) => front.run(OrderSender::new(attach(front_end)?), front_commands).await,
+            Err(_) => Ok(()),
+        }
+    })?;
+    if front_is_ready.await.is_err() {
+        return front.await.context("the front is gone")?;
+    }
     let settings = config.warden(trial);
     let mut warden = room("warden", async move || {
         let warden = Warden::start(settings).await?;
         let _ = warden_ready.send(());
         warden.run(OrderReceiver::new(attach(warden_end)?), warden_commands).await
     })?;
-    // The guard stands before the first knock is read: nobody is let in that the kernel would not let out.
     if warden_is_ready.await.is_err() {
-        return warden.await.context("the warden failed")?.map(drop);
+        return warden.await.context("the warden is gone")?.map(drop);
     }
-    let settings = config.front();
-    let mut front = room("front", async move || {
-        let front = Front::start(settings)?;
-        let _ = front_ready.send(());
-        front.run(OrderSender::new(attach(front_end)?), front_commands).await
-    })?;
-    if front_is_ready.await.is_err() {
-        return front.await.context("the front failed")?;
-    }
+    let _ = begin.send(());
     if let Some(trial) = trial {
         let trial = humantime::format_duration(trial);
         let pid = std::process::id();

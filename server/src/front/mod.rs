@@ -6,7 +6,7 @@
 //!         (pcap)   (frame)   (gate)                (one fsync for all that wait)
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::Context;
 use postern_proto::{Datagram, GateKeys, Tolerance};
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking, spawn_local};
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
@@ -74,8 +74,10 @@ struct Desk {
     counters: RefCell<Counters>,
     waiting: RefCell<Vec<Unrecorded>>,
     purge: RefCell<Option<Purge>>,
-    /// Something waits to be recorded.
+    /// Something waits to be recorded, or it is time to stop.
     work: Notify,
+    /// Nothing comes in any more: what waits is recorded, and that is all.
+    stopping: Cell<bool>,
 }
 
 impl Front {
@@ -98,6 +100,7 @@ impl Front {
             waiting: RefCell::default(),
             purge: RefCell::default(),
             work: Notify::new(),
+            stopping: Cell::new(false),
         };
         Ok(Self { captures, ports, desk: Rc::new(desk), store: Arc::new(store) })
     }
@@ -118,7 +121,7 @@ impl Front {
         }
         tasks.spawn_local(prepare(Rc::clone(&desk)));
         tasks.spawn_local(forget(Rc::clone(&desk)));
-        tasks.spawn_local(record(Rc::clone(&desk), store, orders));
+        let mut recorder = spawn_local(record(Rc::clone(&desk), store, orders));
         let result = loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -131,8 +134,13 @@ impl Front {
                 Some(ended) = tasks.join_next() => {
                     break ended.context("a task of the front failed").and_then(|result| result);
                 }
+                ended = &mut recorder => return ended.context("the recorder failed")?,
             }
         };
+        tasks.shutdown().await;
+        desk.stopping.set(true);
+        desk.work.notify_one();
+        let result = result.and(recorder.await.context("the recorder failed")?);
         desk.counters.borrow().log();
         result
     }
@@ -229,7 +237,12 @@ async fn forget(desk: Rc<Desk>) -> anyhow::Result<()> {
 /// Records what waits, all of it in one commit, and only then lets it have its effect.
 async fn record(desk: Rc<Desk>, store: Arc<Store>, mut orders: OrderSender) -> anyhow::Result<()> {
     loop {
-        desk.work.notified().await;
+        if desk.waiting.borrow().is_empty() {
+            if desk.stopping.get() {
+                return Ok(());
+            }
+            desk.work.notified().await;
+        }
         let (batch, purge) = (desk.waiting.take(), desk.purge.take());
         let store = Arc::clone(&store);
         let (batch, purge, receipt) = spawn_blocking(move || {

@@ -30,6 +30,8 @@ use roll::Roll;
 
 /// How often it is looked whether a session that stood before the guard has ended, while there is one.
 const SESSION_CHECK: Duration = Duration::from_mins(1);
+/// How many rules are taken out in one transaction, at the most.
+const CLOSE_AT_ONCE: usize = 512;
 /// How long the warden sleeps when no lease is to end.
 const IDLE: Duration = Duration::from_hours(1);
 
@@ -99,16 +101,23 @@ impl Warden {
         let ports: Vec<Port> = guard.ports.iter().map(|guarded| guarded.port).collect();
         let sessions =
             sessions::standing(&ports).context("cannot list the sessions that stand (sock_diag)")?;
-        if firewall.is_guarded().await? {
+        let was_guarded = firewall.is_guarded().await?;
+        if was_guarded {
             // Connection tracking has known every session since the guard went up, but for these.
             standing.retain(|session| sessions.contains(session));
         } else {
             standing = sessions;
         }
         let (closing, queue) = mpsc::unbounded_channel();
-        tokio::spawn(close_in_turn(firewall.clone(), queue));
+        tokio::spawn(close_behind(firewall.clone(), queue));
         let warden = Self { firewall, guard, roll, ledger, standing, closing };
-        warden.install().await?;
+        if let Err(error) = warden.install().await {
+            // One family's guard may be up: without a gate behind it, it would lock everybody out.
+            if !was_guarded {
+                warden.firewall.remove().await.context("cannot take back a guard that is half up")?;
+            }
+            return Err(error.into());
+        }
         info!(adopted = warden.ledger.leases().count(), standing = warden.standing.len(), "guard up");
         Ok(warden)
     }
@@ -256,15 +265,19 @@ impl Warden {
     }
 }
 
-/// Takes rules out one after another. A rule that cannot be taken out still ends by itself, and the next start of a
-/// warden tidies up.
-async fn close_in_turn(firewall: Firewall, mut queue: mpsc::UnboundedReceiver<Closing>) {
-    while let Some(closing) = queue.recv().await {
-        let result = match &closing {
-            Closing::Lease(lease) => firewall.close(lease).await,
-            Closing::Session(session) => firewall.forget(session).await,
-        };
-        if let Err(error) = result {
+/// Takes rules out, all that wait in one transaction: it costs about as much as one rule. A rule that cannot be taken
+/// out still ends by itself, and the next start of a warden tidies up.
+async fn close_behind(firewall: Firewall, mut queue: mpsc::UnboundedReceiver<Closing>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, CLOSE_AT_ONCE).await > 0 {
+        let (mut leases, mut sessions) = (Vec::new(), Vec::new());
+        for closing in batch.drain(..) {
+            match closing {
+                Closing::Lease(lease) => leases.push(lease),
+                Closing::Session(session) => sessions.push(session),
+            }
+        }
+        if let Err(error) = firewall.close(&leases, &sessions).await {
             warn!(%error, "a rule could not be taken out; the kernel ends a lease's at its time");
         }
     }

@@ -121,9 +121,18 @@ impl Tables {
         self.execute(TABLE, format!("-I {GRANTS_CHAIN} 1 {rule}")).await.map(drop)
     }
 
-    /// Takes a rule out of the grants chain.
-    pub(crate) async fn delete_grant(&self, rule: &str) -> Result<(), FirewallError> {
-        self.execute(TABLE, format!("-D {GRANTS_CHAIN} {rule}")).await.map(drop)
+    /// Takes rules out of the grants chain, in one transaction; one by one where that fails, since one rule that is gone
+    /// already makes it fail as a whole.
+    pub(crate) async fn delete_grants(&self, rules: &[String]) -> Result<(), FirewallError> {
+        let lines: Vec<String> = rules.iter().map(|rule| format!("-D {GRANTS_CHAIN} {rule}")).collect();
+        if lines.is_empty() || (lines.len() > 1 && self.transact(&lines).await.is_ok()) {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for line in lines {
+            result = result.and(self.execute(TABLE, line).await.map(drop));
+        }
+        result
     }
 
     /// The rules of a chain as `iptables -S` prints them; `None` when there is no such chain.

@@ -115,20 +115,20 @@ impl Firewall {
         Ok(())
     }
 
-    /// Takes a lease's rules out again.
-    pub(crate) async fn close(&self, lease: &Lease) -> Result<(), FirewallError> {
-        let tables = self.tables(lease.key.source)?;
+    /// Takes the rules of leases and standing sessions out again. One that is gone already does not keep the others.
+    pub(crate) async fn close(&self, leases: &[Lease], sessions: &[Session]) -> Result<(), FirewallError> {
         let mut result = Ok(());
-        for &port in &lease.ports {
-            // One that is gone already must not keep the others.
-            result = result.and(tables.delete_grant(&rules::grant(lease, port, self.admit)).await);
+        for tables in &self.families {
+            let of_family = |address: IpAddr| Family::of(address) == tables.family;
+            let leases = leases.iter().filter(|lease| of_family(lease.key.source));
+            let sessions = sessions.iter().filter(|session| of_family(session.remote.ip()));
+            let rules: Vec<String> = leases
+                .flat_map(|lease| lease.ports.iter().map(|&port| rules::grant(lease, port, self.admit)))
+                .chain(sessions.map(|session| rules::standing(session, self.admit)))
+                .collect();
+            result = result.and(tables.delete_grants(&rules).await);
         }
         result
-    }
-
-    /// Takes the rule of a standing session out again.
-    pub(crate) async fn forget(&self, session: &Session) -> Result<(), FirewallError> {
-        self.tables(session.remote.ip())?.delete_grant(&rules::standing(session, self.admit)).await
     }
 
     /// Rules of others that would lead packets round the guard, as far as iptables shows them.
