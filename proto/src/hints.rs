@@ -5,9 +5,10 @@
 //! ([`HintTable::prepare`]), so that turning the epoch is a swap; when the clock has stepped, the table is rebuilt at
 //! once. A client that is disabled, not yet valid or expired gives no key and so is not in it.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 
 use crate::keys::{Hint, HintKey};
 use crate::time::{Epoch, Tolerance, WallTime};
@@ -25,9 +26,11 @@ pub trait Hinted {
 /// Hints of all clients for the epochs that a clock tolerance covers.
 pub struct HintTable {
     tolerance: Tolerance,
+    /// While `now` lies in here, the table covers what it should.
+    settled: Range<WallTime>,
     sieve: Sieve,
     /// Consecutive epochs, oldest first, all complete.
-    epochs: VecDeque<EpochHints>,
+    epochs: Vec<EpochHints>,
     /// The epoch behind them, while it is being filled, with the clients done so far.
     next: EpochHints,
 }
@@ -39,7 +42,7 @@ impl HintTable {
         let one_ahead = 1;
         let sieve = Sieve::new(clients.len(), tolerance.most_epochs() + one_ahead);
         let next = EpochHints::new(*tolerance.epochs(now).start(), clients.len());
-        let mut table = Self { tolerance, sieve, epochs: VecDeque::new(), next };
+        let mut table = Self { tolerance, settled: now..now, sieve, epochs: Vec::new(), next };
         table.turn(now, clients);
         table
     }
@@ -47,10 +50,14 @@ impl HintTable {
     /// Makes the table cover what is fresh at `now`: nothing to do within an epoch, a swap when one ends, a rebuild
     /// when the clock has stepped.
     pub fn turn<C: Hinted>(&mut self, now: WallTime, clients: &[C]) {
-        let wanted = self.tolerance.epochs(now);
-        if self.first() == Some(*wanted.start()) && self.next.epoch == wanted.end().next() {
-            return;
+        if !self.settled.contains(&now) {
+            self.settle(now, clients);
         }
+    }
+
+    fn settle<C: Hinted>(&mut self, now: WallTime, clients: &[C]) {
+        let wanted = self.tolerance.epochs(now);
+        self.settled = self.tolerance.same_epochs(now);
         let follows = self.first().is_some_and(|first| first <= *wanted.start())
             && *wanted.start() <= self.next.epoch
             && self.next.epoch <= wanted.end().next();
@@ -62,11 +69,9 @@ impl HintTable {
         while self.next.epoch <= *wanted.end() {
             self.next.fill(clients, usize::MAX, &mut self.sieve);
             let after = EpochHints::new(self.next.epoch.next(), clients.len());
-            self.epochs.push_back(std::mem::replace(&mut self.next, after));
+            self.epochs.push(std::mem::replace(&mut self.next, after));
         }
-        while self.first().is_some_and(|first| first < *wanted.start()) {
-            self.epochs.pop_front();
-        }
+        self.epochs.retain(|hints| wanted.contains(&hints.epoch));
     }
 
     /// Fills at most `slice` clients of the next epoch; `true` once it is complete.
@@ -75,21 +80,29 @@ impl HintTable {
         self.next.done == clients.len()
     }
 
+    /// Whether this hint may be a client's: `false` for all but a few strangers', at the cost of one look into memory.
+    #[must_use]
+    pub fn may_hold(&self, hint: Hint) -> bool {
+        self.sieve.generations(hint) != 0
+    }
+
     /// The clients with this hint, by position, each with the epoch in which it is theirs. Almost always none or one.
     pub fn look_up(&self, hint: Hint) -> impl Iterator<Item = (usize, Epoch)> {
         let generations = self.sieve.generations(hint);
-        let alive = self.epochs.iter().filter(move |hints| generations.may_hold(hints.epoch));
-        alive.flat_map(move |hints| hints.look_up(hint))
+        let likely = self.epochs.iter().filter(move |hints| hints.generation & generations != 0);
+        likely.flat_map(move |hints| hints.look_up(hint))
     }
 
     fn first(&self) -> Option<Epoch> {
-        self.epochs.front().map(|hints| hints.epoch)
+        self.epochs.first().map(|hints| hints.epoch)
     }
 }
 
 /// The hints of one epoch.
 struct EpochHints {
     epoch: Epoch,
+    /// Its bit in the sieve, once it is being filled.
+    generation: u8,
     /// How many clients are in it so far.
     done: usize,
     clients: HashMap<Hint, u32, BuildHasherDefault<HintHasher>>,
@@ -100,19 +113,19 @@ struct EpochHints {
 impl EpochHints {
     fn new(epoch: Epoch, clients: usize) -> Self {
         let clients = HashMap::with_capacity_and_hasher(clients, BuildHasherDefault::default());
-        Self { epoch, done: 0, clients, shared: Vec::new() }
+        Self { epoch, generation: 0, done: 0, clients, shared: Vec::new() }
     }
 
     fn fill<C: Hinted>(&mut self, clients: &[C], slice: usize, sieve: &mut Sieve) {
         if self.done == 0 {
-            sieve.begin(self.epoch);
+            self.generation = sieve.begin(self.epoch);
         }
         for (position, client) in clients.iter().enumerate().skip(self.done).take(slice) {
             self.done = position + 1;
             let Some(key) = client.hint_key(self.epoch) else { continue };
             let (hint, position) =
                 (key.hint(self.epoch), u32::try_from(position).expect("fewer than 2^32 clients"));
-            sieve.add(hint, self.epoch);
+            sieve.add(hint, self.generation);
             match self.clients.entry(hint) {
                 Entry::Vacant(place) => {
                     place.insert(position);

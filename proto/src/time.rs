@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -185,6 +185,16 @@ impl Tolerance {
         self.0
     }
 
+    /// The time around `now` for which [`Tolerance::epochs`] gives the same.
+    #[must_use]
+    pub fn same_epochs(self, now: WallTime) -> Range<WallTime> {
+        let (oldest, newest) = (now.before(self.0), now.after(self.0));
+        let past = oldest.since(oldest.epoch().start()).min(newest.since(newest.epoch().start()));
+        let left =
+            oldest.epoch().next().start().since(oldest).min(newest.epoch().next().start().since(newest));
+        now.before(past)..now.after(left)
+    }
+
     /// How many epochs a fresh knock can belong to at any one time, at the most.
     #[must_use]
     pub fn most_epochs(self) -> u64 {
@@ -296,6 +306,18 @@ mod tests {
     fn tolerance_covers_the_epochs_around_now() {
         let now = WallTime::from_secs(100 * 30 + 15);
         assert_eq!(Tolerance::default().epochs(now), Epoch::new(98)..=Epoch::new(102));
+        let uneven = Tolerance::new(Duration::from_secs(47)).unwrap();
+        for tolerance in [Tolerance::default(), uneven] {
+            let (same, epochs) = (tolerance.same_epochs(now), tolerance.epochs(now));
+            let micro = Duration::from_micros(1);
+            assert_eq!(
+                (tolerance.epochs(same.start), tolerance.epochs(same.end.before(micro))),
+                (epochs.clone(), epochs.clone())
+            );
+            assert!(
+                tolerance.epochs(same.start.before(micro)) != epochs && tolerance.epochs(same.end) != epochs
+            );
+        }
         assert_eq!(Tolerance::default().most_epochs(), 5);
         assert_eq!(Tolerance::new(Duration::from_secs(61)).unwrap().most_epochs(), 6);
         assert!(Tolerance::new(Duration::from_millis(999)).is_err());

@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use postern_proto::{
-    Authentic, ClientId, ClientName, Datagram, GateKeys, HintTable, Refusal, Request, ServiceName, Services,
-    Tolerance, WallTime, Window, open,
+    Authentic, ClientId, ClientName, Datagram, GateKeys, Hint, HintTable, Refusal, Request, ServiceName,
+    Services, Tolerance, WallTime, Window, open,
 };
 
 use crate::clock::Now;
@@ -138,9 +138,22 @@ impl Gate {
     }
 
     /// Decides on a datagram that came from `observed`.
+    ///
+    /// A stranger's packet is refused here, after one hash and one look into memory, whatever the number of clients (P3).
     pub fn handle(&mut self, now: Now, observed: IpAddr, datagram: Datagram<'_>) -> Verdict {
         self.hints.turn(now.wall, &self.clients);
-        match self.authenticate(datagram) {
+        let hint = datagram.unveil(&self.keys);
+        if self.hints.may_hold(hint) {
+            self.examine(now, observed, datagram, hint)
+        } else {
+            Verdict::Refused(Refused { reason: Refusal::Unknown, client: None, at: None })
+        }
+    }
+
+    /// What a hint deserves that may be a client's. Apart from the way of strangers, which it would make longer.
+    #[inline(never)]
+    fn examine(&mut self, now: Now, observed: IpAddr, datagram: Datagram<'_>, hint: Hint) -> Verdict {
+        match self.authenticate(datagram, hint) {
             Ok((client, knock)) => self.decide(now, observed, client, knock),
             Err((reason, client)) => {
                 let client = client.map(|client| self.clients[client].name.clone());
@@ -149,10 +162,14 @@ impl Gate {
         }
     }
 
-    /// Steps 2 to 5: whose knock is it? Refuses a stranger's packet after one hash and one look-up (P3).
-    fn authenticate(&self, datagram: Datagram<'_>) -> Result<(usize, Authentic), (Refusal, Option<usize>)> {
+    /// Steps 2 to 5: whose knock is it?
+    fn authenticate(
+        &self,
+        datagram: Datagram<'_>,
+        hint: Hint,
+    ) -> Result<(usize, Authentic), (Refusal, Option<usize>)> {
         let mut refusal = (Refusal::Unknown, None);
-        for (client, epoch) in self.hints.look_up(datagram.unveil(&self.keys)) {
+        for (client, epoch) in self.hints.look_up(hint) {
             if self.memory.contains(&(self.clients[client].id, *datagram.nonce())) {
                 return Err((Refusal::Replayed, Some(client)));
             }
