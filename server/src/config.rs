@@ -2,7 +2,8 @@
 //! no room knows it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::num::NonZeroU16;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -162,9 +163,12 @@ impl Config {
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = read_safe(path, Exposure::NotWritable)?;
         let error = |source| ConfigError::Text { path: path.to_owned(), source };
-        let raw: RawConfig = from_toml(&text).map_err(error)?;
+        let mut raw: RawConfig = from_toml(&text).map_err(error)?;
         raw.check(&text).map_err(error)?;
-        let keys = path.parent().unwrap_or(Path::new("")).join(&raw.gate.keys);
+        // Relative to this file, not to wherever the gate is started: it must not remember in two places.
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let keys = folder.join(&raw.gate.keys);
+        raw.gate.state = folder.join(&raw.gate.state);
         let clients = read_keys(&keys, raw.services.keys())?;
         let services = raw.services.into_iter().map(|(name, service)| (name, service.into_inner())).collect();
         Ok(Self { gate: raw.gate, services, firewall: raw.firewall, keys, clients })
@@ -316,7 +320,11 @@ pub(crate) enum Exposure {
 pub(crate) fn read_safe(path: &Path, exposure: Exposure) -> Result<Zeroizing<String>, ConfigError> {
     let read = |source| ConfigError::Read { path: path.to_owned(), source };
     let mode_error = |problem| Err(ConfigError::Unfit { path: path.to_owned(), problem });
-    let metadata = fs::metadata(path).map_err(read)?;
+    let mut file = File::open(path).map_err(read)?;
+    let metadata = file.metadata().map_err(read)?;
+    if !metadata.is_file() {
+        return mode_error("is not a file".to_owned());
+    }
     let mode = metadata.permissions().mode() & 0o777;
     let me = rustix::process::geteuid().as_raw();
     if ![0, me].contains(&metadata.uid()) {
@@ -329,7 +337,8 @@ pub(crate) fn read_safe(path: &Path, exposure: Exposure) -> Result<Zeroizing<Str
     if mode & forbidden != 0 {
         return mode_error(format!("mode {mode:04o} lets others {verb} it: chmod 600"));
     }
-    fs::read_to_string(path).map(Zeroizing::new).map_err(read)
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text).map(|_| text).map_err(read)
 }
 
 fn knock_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NonZeroU16>, D::Error> {

@@ -119,6 +119,7 @@ impl Explainer {
         let client = &self.gate.clients()[position];
         let name = &client.name;
         Some(match open(&self.keys, client.seal_key(), epoch, datagram) {
+            Ok(_) if client.policy.is_disabled() => format!("; made by client {name}, which is disabled"),
             Ok(knock) => format!("; made by client {name}, {}", clock(at, knock.at())),
             Err(reason) => format!("; under a hint of client {name}, {reason}: {}", reason.meaning()),
         })

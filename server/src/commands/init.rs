@@ -33,7 +33,10 @@ pub(crate) fn run(path: &Path, addresses: &[Host]) -> anyhow::Result<()> {
     let config = configuration(&GateId::from_bytes(random()?), port, addresses);
     let lock = FolderLock::around(path).with_context(|| format!("cannot lock {}", folder.display()))?;
     lock.create(&keys, KEYS).with_context(|| format!("cannot write {}", keys.display()))?;
-    lock.create(path, &config).with_context(|| format!("cannot write {}", path.display()))?;
+    if let Err(error) = lock.create(path, &config) {
+        fs::remove_file(&keys).with_context(|| format!("cannot take back {}", keys.display()))?;
+        return Err(error).with_context(|| format!("cannot write {}", path.display()));
+    }
 
     println!("wrote {} (knock port {port}/udp) and {}", path.display(), keys.display());
     println!("next:");

@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::Context;
 use postern_proto::{Datagram, GateKeys, Tolerance};
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{JoinSet, spawn_blocking, spawn_local};
+use tokio::task::{JoinSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
@@ -189,6 +189,8 @@ async fn watch(
             let stats = capture.stats()?;
             desk.counters.borrow_mut().dropped += u64::from(stats.dropped.saturating_sub(dropped));
             dropped = stats.dropped;
+            // Under a flood there is always a next batch: the others have their turn all the same.
+            yield_now().await;
             continue;
         };
         if !error.may_pass() {

@@ -17,7 +17,8 @@ use postern_proto::{ClientName, Port, ServiceName, WallTime, Window};
 use crate::clock::{BootTime, Now};
 use crate::pipe::LIVE_LEASES;
 
-/// Number of a lease, unique while it lives; hexadecimal in text.
+/// Number of a lease; hexadecimal in text. A renewal has a new one, so that no two rules in the kernel are ever alike, and
+/// taking out the old one cannot hit the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct LeaseId(pub(crate) u32);
 
@@ -59,13 +60,26 @@ pub(crate) struct Lease {
     pub(crate) ends: BootTime,
 }
 
-/// What granting would change.
+/// The last whole second in which a rule that ends at `until` matches. The kernel takes its last second whole, so the
+/// rule falls at the first full second at or behind `until`: never early, and less than a second late (P5).
+pub(crate) fn last_second(until: WallTime) -> u64 {
+    until.as_micros().div_ceil(1_000_000).saturating_sub(1)
+}
+
+/// What granting a lease means.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Change {
-    /// The lease as it will be.
-    pub(crate) lease: Lease,
-    /// The lease that it takes the place of.
-    pub(crate) replaces: Option<Lease>,
+pub(crate) enum Plan {
+    /// Nothing: it runs as long already.
+    Unchanged,
+    /// The lease runs on, within the last second of the rules that it has.
+    Extend(Lease),
+    /// New rules, and then away with those of the lease that it takes the place of.
+    Grant {
+        /// The lease as it will be.
+        lease: Lease,
+        /// The lease as it is, when this is a renewal.
+        replaces: Option<Lease>,
+    },
 }
 
 /// All live leases.
@@ -76,31 +90,36 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// What granting this lease would change; `None` when it runs as long already. Nothing is changed before
-    /// [`Ledger::enter`].
-    pub(crate) fn plan(&self, now: Now, key: LeaseKey, ports: &[Port], window: Window) -> Option<Change> {
-        let old = self.leases.get(&key);
-        let lease = Lease {
-            id: old.map_or(LeaseId(self.last_id.wrapping_add(1)), |old| old.id),
-            ports: ports.to_vec(),
-            from: now.wall,
-            until: now.wall.after(window.duration()),
-            ends: now.boot.after(window.duration()),
-            key,
-        };
-        match old {
-            Some(old) if old.ends >= lease.ends && old.ports == lease.ports => None,
-            old => Some(Change { replaces: old.cloned(), lease }),
+    /// What granting this lease means. Nothing is entered before [`Ledger::enter`].
+    ///
+    /// A client that knocks many times in a second costs the kernel one rule in that second.
+    pub(crate) fn plan(&mut self, now: Now, key: LeaseKey, ports: &[Port], window: Window) -> Plan {
+        let (until, ends) = (now.wall.after(window.duration()), now.boot.after(window.duration()));
+        let replaces = self.leases.get(&key).cloned();
+        // The kernel goes by the wall clock: a rule that begins later by it, since somebody set it back, lets nobody in.
+        let old = replaces.as_ref().filter(|old| old.from <= now.wall);
+        let (until, ends) = old.map_or((until, ends), |old| (old.until.max(until), old.ends.max(ends)));
+        if let Some(old) = old.filter(|old| old.ports == ports) {
+            if old.ends == ends && old.until == until {
+                return Plan::Unchanged;
+            }
+            if last_second(old.until) == last_second(until) {
+                return Plan::Extend(Lease { until, ends, ..old.clone() });
+            }
         }
+        self.last_id = self.last_id.wrapping_add(1);
+        let lease =
+            Lease { key, id: LeaseId(self.last_id), ports: ports.to_vec(), from: now.wall, until, ends };
+        Plan::Grant { lease, replaces }
     }
 
     /// Enters a lease that the kernel now holds.
     pub(crate) fn enter(&mut self, lease: Lease) {
-        self.last_id = self.last_id.max(lease.id.0);
         self.leases.insert(lease.key.clone(), lease);
     }
 
-    /// Enters a lease that an earlier warden granted, as its rules in the kernel tell.
+    /// Enters a lease that an earlier warden granted, as its rules in the kernel tell, if they let anybody in now: a clock
+    /// that was set back must not open a window again when it comes round to it.
     pub(crate) fn adopt(
         &mut self,
         now: Now,
@@ -111,6 +130,9 @@ impl Ledger {
         until: WallTime,
     ) {
         self.last_id = self.last_id.max(id.0);
+        if now.wall < from || until <= now.wall {
+            return;
+        }
         let ends = now.boot.after(until.since(now.wall));
         let lease =
             self.leases.entry(key.clone()).or_insert(Lease { key, id, ports: vec![], from, until, ends });
@@ -177,31 +199,67 @@ mod tests {
         ["22/tcp".parse().unwrap()]
     }
 
-    fn grant(ledger: &mut Ledger, now: Now, key: LeaseKey, secs: u32) -> Option<Change> {
-        let change = ledger.plan(now, key, &ssh(), Window::from_secs(secs).unwrap());
-        if let Some(change) = &change {
-            ledger.enter(change.lease.clone());
+    fn plan(ledger: &mut Ledger, now: Now, key: LeaseKey, secs: u32) -> Plan {
+        let plan = ledger.plan(now, key, &ssh(), Window::from_secs(secs).unwrap());
+        if let Plan::Grant { lease, .. } | Plan::Extend(lease) = &plan {
+            ledger.enter(lease.clone());
         }
-        change
+        plan
+    }
+
+    fn grant(ledger: &mut Ledger, now: Now, key: LeaseKey, secs: u32) -> (Lease, Option<Lease>) {
+        match plan(ledger, now, key, secs) {
+            Plan::Grant { lease, replaces } => (lease, replaces),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn knocking_again_renews_and_never_doubles_or_shortens() {
         let mut ledger = Ledger::default();
-        let first = grant(&mut ledger, at(0), key("alice", "192.0.2.1"), 30).unwrap();
-        assert_eq!(first.replaces, None);
-        let second = grant(&mut ledger, at(10), key("alice", "192.0.2.1"), 30).unwrap();
-        assert_eq!((second.lease.id, second.replaces), (first.lease.id, Some(first.lease)));
-        assert_eq!(grant(&mut ledger, at(11), key("alice", "192.0.2.1"), 5), None, "it runs longer already");
+        let (first, replaces) = grant(&mut ledger, at(0), key("alice", "192.0.2.1"), 30);
+        assert_eq!(replaces, None);
+        let (second, replaces) = grant(&mut ledger, at(10), key("alice", "192.0.2.1"), 30);
+        assert_ne!(second.id, first.id, "their rules would be alike");
+        assert_eq!(replaces, Some(first));
+        assert_eq!(plan(&mut ledger, at(11), key("alice", "192.0.2.1"), 5), Plan::Unchanged);
         assert_eq!(ledger.leases().count(), 1);
         assert_eq!(ledger.next_end(at(11).boot), Some(Duration::from_secs(29)));
     }
 
     #[test]
+    fn within_one_second_the_kernel_is_left_alone() {
+        let mut ledger = Ledger::default();
+        let later = |now: Now, millis| Now {
+            wall: now.wall.after(Duration::from_millis(millis)),
+            boot: now.boot.after(Duration::from_millis(millis)),
+        };
+        let (first, _) = grant(&mut ledger, later(at(0), 100), key("alice", "192.0.2.1"), 30);
+        let Plan::Extend(second) = plan(&mut ledger, later(at(0), 900), key("alice", "192.0.2.1"), 30) else {
+            panic!("the same second needs no other rule");
+        };
+        assert_eq!((second.id, second.from), (first.id, first.from), "its rules are those of the first");
+        assert_eq!(second.ends.since(first.ends), Duration::from_millis(800));
+        grant(&mut ledger, later(at(1), 100), key("alice", "192.0.2.1"), 30);
+    }
+
+    #[test]
+    fn a_lease_that_the_kernel_ended_with_a_stepped_clock_is_granted_anew() {
+        let mut ledger = Ledger::default();
+        grant(&mut ledger, at(0), key("alice", "192.0.2.1"), 3_600);
+        let step = Duration::from_hours(2);
+        for wall in [at(5).wall.after(step), at(5).wall.before(Duration::from_mins(1))] {
+            let now = Now { wall, boot: at(5).boot };
+            let (lease, _) = grant(&mut ledger, now, key("alice", "192.0.2.1"), 30);
+            assert_eq!(lease.until, wall.after(Duration::from_secs(30)));
+        }
+    }
+
+    #[test]
     fn leases_of_two_clients_behind_one_address_are_two() {
         let mut ledger = Ledger::default();
-        let alice = grant(&mut ledger, at(0), key("alice", "192.0.2.1"), 30).unwrap().lease;
-        let bob = grant(&mut ledger, at(5), key("bob", "192.0.2.1"), 30).unwrap().lease;
+        let alice = grant(&mut ledger, at(0), key("alice", "192.0.2.1"), 30).0;
+        let bob = grant(&mut ledger, at(5), key("bob", "192.0.2.1"), 30).0;
         assert_ne!(alice.id, bob.id);
         let closed = ledger.close(&alice.key.client, &alice.key.service, alice.key.source);
         assert_eq!(closed, [alice]);
@@ -218,9 +276,25 @@ mod tests {
         ledger.adopt(now, alice.clone(), id, port, at(90).wall, at(110).wall);
         ledger.adopt(now, alice.clone(), id, port, at(80).wall, at(105).wall);
         assert_eq!(ledger.next_end(now.boot), Some(Duration::from_secs(10)));
-        let change = grant(&mut ledger, now, alice, 30).unwrap();
-        assert_eq!((change.lease.id, change.replaces.unwrap().until), (id, at(110).wall));
-        assert_eq!(grant(&mut ledger, now, key("bob", "192.0.2.2"), 1).unwrap().lease.id, LeaseId(8));
+        let (lease, replaces) = grant(&mut ledger, now, alice, 30);
+        assert_eq!((lease.id, replaces.unwrap().until), (LeaseId(8), at(110).wall));
+        assert_eq!(grant(&mut ledger, now, key("bob", "192.0.2.2"), 1).0.id, LeaseId(9));
+    }
+
+    #[test]
+    fn a_window_that_is_over_or_still_to_come_is_not_adopted() {
+        let mut ledger = Ledger::default();
+        for (from, until) in [(10, 40), (200, 230)] {
+            ledger.adopt(
+                at(100),
+                key("alice", "192.0.2.1"),
+                LeaseId(7),
+                ssh()[0],
+                at(from).wall,
+                at(until).wall,
+            );
+        }
+        assert_eq!(ledger.leases().count(), 0);
     }
 
     #[test]

@@ -6,13 +6,18 @@
 //! ```
 //! The kernel ends every window by itself (P5); the warden tidies up behind it. Its guard stays when it stops.
 
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use postern_proto::{ClientId, Port, ServiceName, WallTime, Window};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::Now;
 use crate::pipe::{Order, OrderReceiver};
@@ -25,7 +30,7 @@ mod sessions;
 
 use firewall::{Family, Firewall, Found, Variant};
 use guard::{Admit, Guard, Session};
-use ledger::{Lease, LeaseKey, Ledger};
+use ledger::{Lease, LeaseKey, Ledger, Plan};
 use roll::Roll;
 
 /// How often it is looked whether a session that stood before the guard has ended, while there is one.
@@ -34,6 +39,8 @@ const SESSION_CHECK: Duration = Duration::from_mins(1);
 const CLOSE_AT_ONCE: usize = 512;
 /// How long the warden sleeps when no lease is to end.
 const IDLE: Duration = Duration::from_hours(1);
+
+const NO_SESSIONS: &str = "cannot list the sessions that stand (sock_diag)";
 
 /// What the warden is told at its start.
 #[derive(Clone, Debug)]
@@ -71,6 +78,8 @@ pub(crate) struct Warden {
     ledger: Ledger,
     standing: Vec<Session>,
     closing: mpsc::UnboundedSender<Closing>,
+    /// There is one warden in a network namespace: two would take each other's rules away.
+    _alone: UnixListener,
 }
 
 /// A rule to take out, off the way of those that go in.
@@ -86,6 +95,7 @@ impl Warden {
     /// When the firewall cannot be read or written; then it is as it was.
     pub(crate) async fn start(settings: Settings) -> anyhow::Result<Self> {
         let Settings { variant, families, admit, guard, roll } = settings;
+        let alone = be_alone()?;
         let firewall = Firewall::new(variant, &families, admit);
         let now = Now::read();
         let (mut ledger, mut standing) = (Ledger::default(), Vec::new());
@@ -99,8 +109,7 @@ impl Warden {
             }
         }
         let ports: Vec<Port> = guard.ports.iter().map(|guarded| guarded.port).collect();
-        let sessions =
-            sessions::standing(&ports).context("cannot list the sessions that stand (sock_diag)")?;
+        let sessions = sessions::standing(&ports).context(NO_SESSIONS)?;
         let was_guarded = firewall.is_guarded().await?;
         if was_guarded {
             // Connection tracking has known every session since the guard went up, but for these.
@@ -110,13 +119,20 @@ impl Warden {
         }
         let (closing, queue) = mpsc::unbounded_channel();
         tokio::spawn(close_behind(firewall.clone(), queue));
-        let warden = Self { firewall, guard, roll, ledger, standing, closing };
+        let warden = Self { firewall, guard, roll, ledger, standing, closing, _alone: alone };
         if let Err(error) = warden.install().await {
             // One family's guard may be up: without a gate behind it, it would lock everybody out.
             if !was_guarded {
                 warden.firewall.remove().await.context("cannot take back a guard that is half up")?;
             }
             return Err(error.into());
+        }
+        for other in firewall::others(variant, &families).await? {
+            if other.remove().await? {
+                warn!(
+                    "rules of Postern for another kind of iptables, or another address family, are gone: the configuration has changed"
+                );
+            }
         }
         info!(adopted = warden.ledger.leases().count(), standing = warden.standing.len(), "guard up");
         Ok(warden)
@@ -132,11 +148,12 @@ impl Warden {
         mut commands: mpsc::Receiver<Command>,
     ) -> anyhow::Result<Ended> {
         self.apply_roll();
+        let mut session_check = interval(SESSION_CHECK);
+        session_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // By the boot clock too: a wall clock that is set back must not make a trial longer.
+        let trial_end = self.guard.until.map(|until| Instant::now() + until.since(Now::read().wall));
         loop {
-            let now = Now::read();
-            let next_end = self.ledger.next_end(now.boot).unwrap_or(IDLE);
-            let sessions = if self.standing.is_empty() { IDLE } else { SESSION_CHECK };
-            let trial = self.guard.until.map(|until| until.since(now.wall));
+            let next_end = self.ledger.next_end(Now::read().boot).unwrap_or(IDLE);
             tokio::select! {
                 order = orders.receive() => match order? {
                     Some(Order::Open { client, services, source, from_port }) => {
@@ -148,19 +165,14 @@ impl Warden {
                     None => return Ok(Ended::Stopped),
                 },
                 () = sleep(next_end) => self.end_leases(),
-                () = sleep(sessions) => self.end_sessions(),
-                () = sleep(trial.unwrap_or(IDLE)), if trial.is_some() => {
+                _ = session_check.tick(), if !self.standing.is_empty() => self.end_sessions(),
+                () = sleep_until(trial_end.unwrap_or_else(Instant::now)), if self.guard.until.is_some() => {
                     self.firewall.remove().await?;
                     return Ok(Ended::TrialOver);
                 }
                 Some(command) = commands.recv() => match command {
-                    Command::Reload(settings) => {
-                        self.roll = settings.roll;
-                        self.guard = Guard { until: self.guard.until, ..settings.guard };
-                        self.apply_roll();
-                        self.install().await?;
-                    }
-                    Command::Confirm => self.confirm().await?,
+                    Command::Reload(settings) => self.reload(*settings).await,
+                    Command::Confirm => self.confirm().await,
                 },
             }
         }
@@ -171,8 +183,8 @@ impl Warden {
         client: ClientId,
         service: &ServiceName,
         window: Window,
-        source: std::net::IpAddr,
-        from_port: Option<std::num::NonZeroU16>,
+        source: IpAddr,
+        from_port: Option<NonZeroU16>,
     ) {
         let Some((member, entry)) = self.roll.entitled(client, service, window) else {
             warn!(%client, %service, %source, "an order beyond what the roll allows was refused");
@@ -180,29 +192,40 @@ impl Warden {
         };
         let (name, now) = (member.name.clone(), Now::read());
         let key = LeaseKey { client: name.clone(), service: service.clone(), source, from_port };
-        let Some(change) = self.ledger.plan(now, key, &entry.ports, window) else {
-            info!(client = %name, %service, %source, "granted already for as long");
-            return;
+        let (lease, replaces) = match self.ledger.plan(now, key, &entry.ports, window) {
+            Plan::Unchanged => {
+                debug!(client = %name, %service, %source, "granted already for as long");
+                return;
+            }
+            Plan::Extend(lease) => {
+                self.granted(lease);
+                return;
+            }
+            Plan::Grant { lease, replaces } => (lease, replaces),
         };
-        if change.replaces.is_none() && !self.ledger.has_room_for(&name, member.max_leases) {
+        if replaces.is_none() && !self.ledger.has_room_for(&name, member.max_leases) {
             warn!(client = %name, %service, %source, "too many leases: not granted");
             return;
         }
-        let lease = change.lease;
         if let Err(error) = self.firewall.open(&lease).await {
             error!(client = %name, %service, %source, %error, "not granted: the firewall failed");
             self.later(Closing::Lease(lease));
             return;
         }
-        let from_port = from_port.map(std::num::NonZeroU16::get);
-        info!(client = %name, %service, %source, from_port, until = %lease.until, lease = %lease.id, "granted");
-        self.ledger.enter(lease);
-        if let Some(old) = change.replaces {
+        self.granted(lease);
+        if let Some(old) = replaces {
             self.later(Closing::Lease(old));
         }
     }
 
-    fn close(&mut self, client: ClientId, services: &[ServiceName], source: std::net::IpAddr) {
+    fn granted(&mut self, lease: Lease) {
+        let Lease { key: LeaseKey { client, service, source, from_port }, id, until, .. } = &lease;
+        let from_port = from_port.map(NonZeroU16::get);
+        info!(%client, %service, %source, from_port, %until, lease = %id, "granted");
+        self.ledger.enter(lease);
+    }
+
+    fn close(&mut self, client: ClientId, services: &[ServiceName], source: IpAddr) {
         let Some(name) = self.roll.members.get(&client).map(|member| member.name.clone()) else { return };
         for service in services {
             for lease in self.ledger.close(&name, service, source) {
@@ -220,7 +243,9 @@ impl Warden {
     /// Ends the leases that the roll does not allow any more.
     fn apply_roll(&mut self) {
         let roll = &self.roll;
-        for lease in self.ledger.take(|lease| !roll.still_allows(&lease.key.client, &lease.key.service)) {
+        for lease in
+            self.ledger.take(|lease| !roll.still_allows(&lease.key.client, &lease.key.service, &lease.ports))
+        {
             self.end(lease, "withdrawn");
         }
     }
@@ -243,14 +268,39 @@ impl Warden {
         }
     }
 
-    async fn confirm(&mut self) -> anyhow::Result<()> {
-        if self.guard.until.take().is_none() {
-            info!("nothing to confirm: this is no trial");
-            return Ok(());
+    /// Takes over another roll and guard. Where the firewall fails, the guard stays as it was.
+    async fn reload(&mut self, settings: Settings) {
+        let guard = Guard { until: self.guard.until, ..settings.guard };
+        let new = guard.ports.iter().filter(|port| !self.guard.ports.contains(port));
+        let new: Vec<Port> = new.map(|guarded| guarded.port).collect();
+        match sessions::standing(&new) {
+            Ok(sessions) => self.standing.extend(sessions),
+            Err(error) => {
+                error!(%error, "{NO_SESSIONS}: everything stays as it was");
+                return;
+            }
         }
-        self.install().await?;
-        info!("trial confirmed: the guard stays");
-        Ok(())
+        let old = std::mem::replace(&mut self.guard, guard);
+        self.roll = settings.roll;
+        self.apply_roll();
+        if let Err(error) = self.install().await {
+            error!(%error, "the guard could not be changed and stays as it was; reload again");
+            self.guard = old;
+        }
+    }
+
+    async fn confirm(&mut self) {
+        let Some(until) = self.guard.until.take() else {
+            info!("nothing to confirm: this is no trial");
+            return;
+        };
+        match self.install().await {
+            Ok(()) => info!("trial confirmed: the guard stays"),
+            Err(error) => {
+                error!(%error, "not confirmed, the firewall failed: the trial goes on; confirm again");
+                self.guard.until = Some(until);
+            }
+        }
     }
 
     /// Puts the whole guard up anew, with everybody in who is in.
@@ -281,6 +331,16 @@ async fn close_behind(firewall: Firewall, mut queue: mpsc::UnboundedReceiver<Clo
             warn!(%error, "a rule could not be taken out; the kernel ends a lease's at its time");
         }
     }
+}
+
+/// Takes the one place that a network namespace has for a warden: an abstract socket, which nobody connects to, and which
+/// the kernel frees with its process.
+fn be_alone() -> anyhow::Result<UnixListener> {
+    let name = SocketAddr::from_abstract_name("postern-warden")?;
+    UnixListener::bind_addr(&name).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!("another posternd guards this network namespace already"),
+        _ => anyhow!(error).context("cannot make sure that no other posternd guards this network namespace"),
+    })
 }
 
 /// When a trial that begins now is over.

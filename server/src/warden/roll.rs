@@ -42,9 +42,11 @@ impl Roll {
         (member.services.contains(service) && window <= most).then_some((member, entry))
     }
 
-    /// Whether a lease that lives could still be granted.
-    pub(crate) fn still_allows(&self, client: &ClientName, service: &ServiceName) -> bool {
+    /// Whether the client may still have the service, and the service still these ports.
+    pub(crate) fn still_allows(&self, client: &ClientName, service: &ServiceName, ports: &[Port]) -> bool {
         let may = |member: &Member| member.name == *client && member.services.contains(service);
-        self.services.contains_key(service) && self.members.values().any(may)
+        let entry = self.services.get(service);
+        entry.is_some_and(|entry| ports.iter().all(|port| entry.ports.contains(port)))
+            && self.members.values().any(may)
     }
 }

@@ -70,7 +70,11 @@ fn request(family: u8) -> Vec<u8> {
         family,
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::empty(),
-        states: StateFlags::ESTABLISHED,
+        // A session that one side has ended still has something to carry to the other.
+        states: StateFlags::ESTABLISHED
+            | StateFlags::FIN_WAIT1
+            | StateFlags::FIN_WAIT2
+            | StateFlags::CLOSE_WAIT,
         socket_id,
     };
     let mut header = NetlinkHeader::default();

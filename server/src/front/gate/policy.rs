@@ -60,6 +60,11 @@ impl Policy {
         }
     }
 
+    /// Whether the client is refused whatever it asks for.
+    pub(crate) const fn is_disabled(&self) -> bool {
+        self.disabled
+    }
+
     /// Whether a knock of this epoch can be valid at all: what cannot is not even in the hint table.
     pub(super) fn may_knock_in(&self, epoch: Epoch) -> bool {
         let begun = self.not_before.is_none_or(|from| from < epoch.next().start());

@@ -2,6 +2,7 @@
 //! code counts. Single rules go through the iptables crate; what must change together goes as one transaction through
 //! `iptables-restore`, which the crate does not have.
 
+use std::env;
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
@@ -35,6 +36,17 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
+    /// Which of the two it is on this host.
+    pub(crate) async fn actual(self) -> Result<Self, FirewallError> {
+        if self != Self::Auto {
+            return Ok(self);
+        }
+        let (program, _) = self.programs(Family::V4);
+        let call = move || Command::new(program).arg("--version").output().map_err(|error| error.to_string());
+        let version = run(program, call).await?;
+        Ok(if version.contains("nf_tables") { Self::Nft } else { Self::Legacy })
+    }
+
     /// The programs of a family: for single rules, and for transactions.
     pub(crate) const fn programs(self, family: Family) -> (&'static str, &'static str) {
         match (self, family) {
@@ -50,12 +62,16 @@ impl Variant {
 
 /// Whether rules of ours can be there at all: asking a legacy table for its rules would make it.
 pub(super) fn may_hold_rules(variant: Variant, family: Family) -> bool {
+    table_exists(variant, family, TABLE)
+}
+
+fn table_exists(variant: Variant, family: Family, table: &str) -> bool {
     let tables = match (variant, family) {
         (Variant::Legacy, Family::V4) => "/proc/net/ip_tables_names",
         (Variant::Legacy, Family::V6) => "/proc/net/ip6_tables_names",
         _ => return true,
     };
-    fs::read_to_string(tables).is_ok_and(|names| names.lines().any(|name| name == TABLE))
+    fs::read_to_string(tables).is_ok_and(|names| names.lines().any(|name| name == table))
 }
 
 /// Why the firewall did not do what it was told.
@@ -100,6 +116,7 @@ pub(crate) enum FirewallError {
 pub(crate) struct Tables {
     single: Arc<IPTables>,
     restore: &'static str,
+    pub(crate) variant: Variant,
     pub(crate) family: Family,
 }
 
@@ -108,7 +125,7 @@ impl Tables {
         let (cmd, restore) = variant.programs(family);
         // Every iptables that still runs on a supported system has --check; --wait is given with a limit instead.
         let single = IPTables { cmd, has_check: true, has_wait: false, is_numeric: true };
-        Self { single: Arc::new(single), restore, family }
+        Self { single: Arc::new(single), restore, variant, family }
     }
 
     /// The program for single rules.
@@ -147,9 +164,19 @@ impl Tables {
         Ok(exists.then(|| of_chain("-A").map(ToOwned::to_owned).collect()))
     }
 
-    /// The rules that packets meet in another table before the guard.
-    pub(crate) async fn prerouting(&self, table: &'static str) -> Result<Vec<String>, FirewallError> {
-        let text = self.execute(table, "-S PREROUTING".to_owned()).await?;
+    /// Whether the program for single rules is on this host.
+    pub(crate) fn is_installed(&self) -> bool {
+        let path = env::var_os("PATH").unwrap_or_default();
+        env::split_paths(&path).any(|folder| folder.join(self.single.cmd).exists())
+    }
+
+    /// The rules of another table, where it exists.
+    pub(crate) async fn rules(&self, table: &'static str) -> Result<Vec<String>, FirewallError> {
+        let variant = self.variant.actual().await?;
+        if !table_exists(variant, self.family, table) {
+            return Ok(vec![]);
+        }
+        let text = self.execute(table, "-S".to_owned()).await?;
         Ok(text.lines().map(ToOwned::to_owned).collect())
     }
 
@@ -170,8 +197,11 @@ impl Tables {
     /// Takes away everything of ours in one transaction; `false` when there was nothing.
     pub(crate) async fn uninstall(&self) -> Result<bool, FirewallError> {
         let input = self.list("INPUT").await?.unwrap_or_default();
-        let mut lines: Vec<_> =
-            input.iter().filter(|rule| is_jump(rule)).map(|_| format!("-D INPUT {JUMP}")).collect();
+        let mut lines: Vec<_> = input
+            .iter()
+            .filter(|rule| rule.ends_with(JUMP))
+            .map(|rule| rule.replacen("-A", "-D", 1))
+            .collect();
         let mut chains = Vec::new();
         for chain in [GUARD_CHAIN, GRANTS_CHAIN] {
             if self.list(chain).await?.is_some() {

@@ -14,16 +14,23 @@ use super::ledger::Lease;
 use iptables::Tables;
 use rules::{GRANTS_CHAIN, GUARD_CHAIN};
 
-/// Every firewall of this host that may hold rules of ours, whatever is configured now.
+/// Every place of this host that may hold rules of ours, whatever is configured now.
 pub(crate) fn installed() -> Vec<Firewall> {
-    let each = |variant| {
-        let families: Vec<Family> = [Family::V4, Family::V6]
-            .into_iter()
-            .filter(|&family| iptables::may_hold_rules(variant, family))
-            .collect();
-        Firewall::new(variant, &families, Admit::Accept)
+    let places = [Variant::Nft, Variant::Legacy]
+        .into_iter()
+        .flat_map(|variant| [Family::V4, Family::V6].into_iter().map(move |family| (variant, family)));
+    let may_hold = places.filter(|&(variant, family)| iptables::may_hold_rules(variant, family));
+    may_hold.map(|(variant, family)| Firewall::new(variant, &[family], Admit::Accept)).collect()
+}
+
+/// Those that this configuration leaves out: a guard that an earlier one left there would shut ports behind its back.
+pub(crate) async fn others(variant: Variant, families: &[Family]) -> Result<Vec<Firewall>, FirewallError> {
+    let actual = variant.actual().await?;
+    let left_out = |firewall: &Firewall| {
+        firewall.families.iter().any(|tables| tables.variant != actual || !families.contains(&tables.family))
     };
-    [Variant::Nft, Variant::Legacy].map(each).into()
+    let programs_there = |firewall: &Firewall| firewall.families.iter().all(Tables::is_installed);
+    Ok(installed().into_iter().filter(|firewall| left_out(firewall) && programs_there(firewall)).collect())
 }
 
 /// The kernel's firewall, through iptables.
@@ -139,10 +146,11 @@ impl Firewall {
                 ("nat", ["DNAT", "REDIRECT"], "is led elsewhere before the guard sees it"),
                 ("raw", ["NOTRACK", "--notrack"], "is not tracked: sessions will end with their window"),
             ] {
-                for rule in tables.prerouting(table).await? {
-                    let names = |word: &str| rule.split(' ').any(|part| part == word);
-                    let port = guard.ports.iter().find(|guarded| names(&guarded.port.number.to_string()));
-                    if let Some(guarded) = port.filter(|_| targets.iter().any(|target| names(target))) {
+                for rule in tables.rules(table).await? {
+                    let words: Vec<&str> = rule.split(' ').collect();
+                    let leads_off = targets.iter().any(|target| words.contains(target));
+                    let port = guard.ports.iter().find(|guarded| rules::concerns(&words, guarded.port));
+                    if let Some(guarded) = port.filter(|_| leads_off) {
                         obstacles.push(format!("{} {effect}: {rule} ({table} table)", guarded.port));
                     }
                 }
@@ -151,13 +159,14 @@ impl Firewall {
         Ok(obstacles)
     }
 
-    /// Takes everything of ours away; `false` when there was nothing.
+    /// Takes everything of ours away; `false` when there was nothing. A family that fails does not keep the other.
     pub(crate) async fn remove(&self) -> Result<bool, FirewallError> {
-        let mut any = false;
+        let mut result = Ok(false);
         for tables in &self.families {
-            any |= tables.uninstall().await?;
+            let removed = tables.uninstall().await;
+            result = result.and_then(|any| removed.map(|removed| any | removed));
         }
-        Ok(any)
+        result
     }
 
     fn tables(&self, address: IpAddr) -> Result<&Tables, FirewallError> {

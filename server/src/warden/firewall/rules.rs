@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use postern_proto::{Port, Protocol, WallTime};
 
 use crate::warden::guard::{Admit, Guard, Refuse, Session};
-use crate::warden::ledger::{Lease, LeaseId, LeaseKey};
+use crate::warden::ledger::{Lease, LeaseId, LeaseKey, last_second};
 
 /// The chain that INPUT jumps to first.
 pub(crate) const GUARD_CHAIN: &str = "POSTERN";
@@ -123,11 +123,11 @@ pub(crate) fn grant(lease: &Lease, port: Port, admit: Admit) -> String {
     )
 }
 
-/// The rule that lets a session go on that stood before the guard; it names the whole connection.
+/// The rule that lets a session go on that stood before the guard: it names the whole connection, and begins no other.
 pub(crate) fn standing(session: &Session, admit: Admit) -> String {
     let (remote, local) = (session.remote, session.local);
     format!(
-        "-s {} -d {} -p tcp --sport {} --dport {} -m comment --comment {STANDING} -j {}",
+        "-s {} -d {} -p tcp --sport {} --dport {} ! --syn -m comment --comment {STANDING} -j {}",
         IpNet::from(remote.ip()),
         IpNet::from(local.ip()),
         remote.port(),
@@ -176,15 +176,22 @@ pub(crate) fn read(line: &str) -> Option<Found> {
     })
 }
 
-/// The last whole second in which a rule that ends at `until` matches. The match takes its last second whole, so the
-/// rule falls at the first full second at or behind `until`: never early, and less than a second late (P5).
-fn last_second(until: WallTime) -> u64 {
-    until.as_micros().div_ceil(1_000_000).saturating_sub(1).min(LAST_SECOND)
+/// Whether a rule of somebody's, in words as iptables prints it, may apply to packets for a port: it names the port, a
+/// range with it, or no port at all.
+pub(super) fn concerns(words: &[&str], port: Port) -> bool {
+    let after = |flags: &[&str]| words.windows(2).find(|pair| flags.contains(&pair[0])).map(|pair| pair[1]);
+    let number = port.number.get();
+    let includes = |range: &str| {
+        let (from, to) = range.split_once(':').unwrap_or((range, range));
+        matches!((from.parse::<u16>(), to.parse::<u16>()), (Ok(from), Ok(to)) if (from..=to).contains(&number))
+    };
+    after(&["-p"]).is_none_or(|protocol| protocol == port.protocol.as_str())
+        && after(&["--dport", "--dports"]).is_none_or(|ports| ports.split(',').any(includes))
 }
 
 /// UTC, without a zone, as iptables reads and prints it.
 fn date(secs: u64) -> String {
-    WallTime::from_secs(secs).to_string().trim_end_matches('Z').to_owned()
+    WallTime::from_secs(secs.min(LAST_SECOND)).to_string().trim_end_matches('Z').to_owned()
 }
 
 fn to(port: Port) -> String {
@@ -294,6 +301,21 @@ mod tests {
         {
             let session = Session { local: local.parse().unwrap(), remote: remote.parse().unwrap() };
             assert_eq!(read(&standing(&session, Admit::Accept)), Some(Found::Standing(session)));
+        }
+    }
+
+    #[test]
+    fn rules_of_others_concern_the_ports_that_they_name() {
+        let port = "22/tcp".parse().unwrap();
+        for (rule, concerned) in [
+            ("-A DOCKER ! -i docker0 -p tcp -m tcp --dport 22 -j DNAT --to-destination 172.17.0.2:22", true),
+            ("-A PREROUTING -p tcp -m multiport --dports 80,20:25 -j DNAT --to-destination 10.0.0.2", true),
+            ("-A PREROUTING -d 192.0.2.1/32 -j DNAT --to-destination 10.0.0.2", true),
+            ("-A DOCKER -p tcp -m tcp --dport 2222 -j DNAT --to-destination 172.17.0.2:22", false),
+            ("-A DOCKER -p udp -m udp --dport 22 -j DNAT --to-destination 172.17.0.2:22", false),
+            ("-A PREROUTING -p tcp -m multiport --dports 80,23:25 -j DNAT --to-destination 10.0.0.2", false),
+        ] {
+            assert_eq!(concerns(&rule.split(' ').collect::<Vec<_>>(), port), concerned, "{rule}");
         }
     }
 
