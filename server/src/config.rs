@@ -34,12 +34,12 @@ const MAX_KNOCK_PORTS: usize = 8;
 /// A file that does not read; its text says which, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("{}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {cause}", path.display())]
+    Read { path: PathBuf, cause: std::io::Error },
     #[error("{}: {problem}", path.display())]
     Unfit { path: PathBuf, problem: String },
-    #[error("{}: {source}", path.display())]
-    Text { path: PathBuf, source: TextError },
+    #[error("{}: {cause}", path.display())]
+    Text { path: PathBuf, cause: TextError },
 }
 
 /// A configuration that was read whole and makes sense, with the clients of its key file.
@@ -109,6 +109,7 @@ struct FirewallConfig {
     #[serde(rename = "backend")]
     _backend: Backend,
     variant: Variant,
+    #[serde(deserialize_with = "some_family")]
     families: Vec<FamilyName>,
     guard: GuardStyle,
     grants: GrantStyle,
@@ -162,7 +163,7 @@ impl Config {
     /// [`ConfigError`] for the first mistake in either file.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = read_safe(path, Exposure::NotWritable)?;
-        let error = |source| ConfigError::Text { path: path.to_owned(), source };
+        let error = |cause| ConfigError::Text { path: path.to_owned(), cause };
         let mut raw: RawConfig = from_toml(&text).map_err(error)?;
         raw.check(&text).map_err(error)?;
         // Relative to this file, not to wherever the gate is started: it must not remember in two places.
@@ -280,9 +281,6 @@ impl RawConfig {
                 }
             }
         }
-        if self.firewall.families.is_empty() {
-            return Err(TextError::at(text, &(0..0), "[firewall] families is empty: nobody could be let in"));
-        }
         Ok(())
     }
 }
@@ -293,7 +291,7 @@ pub(crate) fn read_keys<'a>(
     services: impl IntoIterator<Item = &'a ServiceName>,
 ) -> Result<Vec<ClientEntry>, ConfigError> {
     let text = read_safe(path, Exposure::NotReadable)?;
-    let error = |source| ConfigError::Text { path: path.to_owned(), source };
+    let error = |cause| ConfigError::Text { path: path.to_owned(), cause };
     let clients = KeyFile::parse(&text).map_err(error)?.into_clients();
     let known: Vec<_> = services.into_iter().collect();
     for client in &clients {
@@ -318,7 +316,7 @@ pub(crate) enum Exposure {
 
 /// Reads a text file, unless its mode lets others do more than they may, or somebody else owns it.
 pub(crate) fn read_safe(path: &Path, exposure: Exposure) -> Result<Zeroizing<String>, ConfigError> {
-    let read = |source| ConfigError::Read { path: path.to_owned(), source };
+    let read = |cause| ConfigError::Read { path: path.to_owned(), cause };
     let mode_error = |problem| Err(ConfigError::Unfit { path: path.to_owned(), problem });
     let mut file = File::open(path).map_err(read)?;
     let metadata = file.metadata().map_err(read)?;
@@ -353,9 +351,19 @@ fn knock_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NonZero
 fn some_interface<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     if names.is_empty() || names.iter().any(String::is_empty) {
-        return Err(de::Error::custom("list at least one interface, or leave the line out for any"));
+        return Err(de::Error::custom("list at least one interface, or leave the key out for any"));
     }
     Ok(names)
+}
+
+fn some_family<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FamilyName>, D::Error> {
+    let families = Vec::<FamilyName>::deserialize(deserializer)?;
+    if families.is_empty() {
+        return Err(de::Error::custom(
+            "families is empty: nobody could be let in; leave the key out for both",
+        ));
+    }
+    Ok(families)
 }
 
 fn tolerance<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tolerance, D::Error> {

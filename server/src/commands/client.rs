@@ -99,7 +99,7 @@ fn append(config: &Config, entry: &ClientEntry) -> anyhow::Result<()> {
     let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { "\n" };
     let text = Zeroizing::new(format!("{}{gap}{}", *text, *Zeroizing::new(entry.to_toml())));
     // Read before it is written: a name that is taken is found here.
-    KeyFile::parse(&text).map_err(|source| ConfigError::Text { path: keys.clone(), source })?;
+    KeyFile::parse(&text).map_err(|cause| ConfigError::Text { path: keys.clone(), cause })?;
     lock.replace(keys, &text).with_context(|| format!("cannot write {}", keys.display()))
 }
 
@@ -125,7 +125,7 @@ fn edit(
     };
     change(clients, position);
     let text = Zeroizing::new(document.to_string());
-    KeyFile::parse(&text).map_err(|source| ConfigError::Text { path: keys.clone(), source })?;
+    KeyFile::parse(&text).map_err(|cause| ConfigError::Text { path: keys.clone(), cause })?;
     lock.replace(keys, &text).with_context(|| format!("cannot write {}", keys.display()))
 }
 

@@ -47,20 +47,20 @@ impl Receipt {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It could not be opened or created.
-    #[error("replay store {path}: {source}; no knock can be accepted without it")]
+    #[error("replay store {path}: {cause}; no knock can be accepted without it")]
     Open {
         /// Its file.
         path: PathBuf,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A commit failed.
-    #[error("replay store {path}: cannot write: {source}; the door stays shut")]
+    #[error("replay store {path}: cannot write: {cause}; the door stays shut")]
     Commit {
         /// Its file.
         path: PathBuf,
         /// Why.
-        source: Box<redb::Error>,
+        cause: Box<redb::Error>,
     },
 }
 
@@ -89,7 +89,7 @@ impl Store {
         };
         match open() {
             Ok((database, memory)) => Ok((Self { database, path }, memory)),
-            Err(source) => Err(StoreError::Open { path, source }),
+            Err(cause) => Err(StoreError::Open { path, cause }),
         }
     }
 
@@ -103,7 +103,7 @@ impl Store {
         purge: Option<&Purge>,
     ) -> Result<Receipt, StoreError> {
         self.write(records, purge)
-            .map_err(|source| StoreError::Commit { path: self.path.clone(), source: Box::new(source) })
+            .map_err(|cause| StoreError::Commit { path: self.path.clone(), cause: Box::new(cause) })
     }
 
     fn write<'a>(
