@@ -101,10 +101,7 @@ impl Warden {
         let (mut ledger, mut standing) = (Ledger::default(), Vec::new());
         for found in firewall.found().await? {
             match found {
-                Found::Grant { key, id, port, from, until } if until > now.wall => {
-                    ledger.adopt(now, key, id, port, from, until);
-                }
-                Found::Grant { .. } => {}
+                Found::Grant { key, id, port, from, until } => ledger.adopt(now, key, id, port, from, until),
                 Found::Standing(session) => standing.push(session),
             }
         }
@@ -261,6 +258,7 @@ impl Warden {
         match sessions::standing(&ports) {
             Ok(sessions) => {
                 for session in self.standing.extract_if(.., |session| !sessions.contains(session)) {
+                    // As in later().
                     drop(self.closing.send(Closing::Session(session)));
                 }
             }
@@ -268,7 +266,7 @@ impl Warden {
         }
     }
 
-    /// Takes over another roll and guard. Where the firewall fails, the guard stays as it was.
+    /// Takes over another roll and guard.
     async fn reload(&mut self, settings: Settings) {
         let guard = Guard { until: self.guard.until, ..settings.guard };
         let new = guard.ports.iter().filter(|port| !self.guard.ports.contains(port));
@@ -284,7 +282,7 @@ impl Warden {
         self.roll = settings.roll;
         self.apply_roll();
         if let Err(error) = self.install().await {
-            error!(%error, "the guard could not be changed and stays as it was; reload again");
+            error!(%error, "the guard could not be changed, or not for every address family: reload again");
             self.guard = old;
         }
     }
