@@ -1,0 +1,158 @@
+//! What an administrator does besides `run`: set a gate up, manage its clients, explain a capture, take all away.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use postern_proto::{KeyFile, Payload, Profile};
+use postern_tests::capture::{Capture, Direction};
+use postern_tests::gate::{Gate, SSH, Settings, Variant};
+use postern_tests::knocks::{Client, now, random};
+use postern_tests::netns::Family;
+use postern_tests::probe::{Seen, probe, wait_to_see};
+use postern_tests::process::succeed;
+use postern_tests::wait::LONG;
+
+use crate::world::{World, grants, refuses};
+
+#[test]
+fn remove_leaves_the_firewall_as_it_was() -> Result<()> {
+    for variant in Variant::ALL {
+        let mut world = World::new(Settings { variant, ..Settings::default() })?;
+        world.listen(&[SSH])?;
+        for family in Family::ALL {
+            for rule in [
+                "-A INPUT -p tcp --dport 9 -j DROP",
+                "-N other",
+                "-A other -j RETURN",
+                "-A INPUT -j other",
+                "-A FORWARD -j DROP",
+            ] {
+                let mut command = world.gate.firewall(family, "");
+                command.args(["-w"]).args(rule.split(' '));
+                succeed(command, b"", LONG)?;
+            }
+        }
+        let before = both_saved(&world.gate)?;
+        world.gate.start(&[])?;
+        world.opens(Family::V4)?;
+        ensure!(both_saved(&world.gate)? != before, "posternd runs, and the firewall is as before");
+        world.gate.stop()?;
+        world.gate.administer(&["remove"])?;
+        assert_eq!(both_saved(&world.gate)?, before);
+        world.gate.start(&[])?;
+        world.opens(Family::V6)?;
+    }
+    Ok(())
+}
+
+fn both_saved(gate: &Gate) -> Result<[String; 2]> {
+    Ok([gate.saved(Family::V4)?, gate.saved(Family::V6)?])
+}
+
+#[test]
+fn clients_come_and_go_with_a_reload() -> Result<()> {
+    let world = World::running(Settings::default())?;
+    let gate = &world.gate;
+    world.shuts_on_time(world.opens(Family::V4)?)?;
+
+    let added =
+        gate.administer(&["client", "add", "bob", "--service", "ssh", "--address", "10.0.0.1"])?.text();
+    ensure!(added.lines().count() == 1, "nothing but the profile: {added:?}");
+    let profile = Profile::from_line(&added)?;
+    let keys = KeyFile::parse(&fs::read_to_string(gate.directory().join("keys"))?)?;
+    let entry =
+        keys.clients().iter().find(|client| client.name.as_str() == "bob").context("bob in the key file")?;
+    ensure!(entry.id == profile.client && entry.secret == profile.secret, "the profile is the entry's");
+    let bob = Client::at(gate.id(), entry.clone());
+    let listed = gate.administer(&["client", "list"])?.text();
+    ensure!(listed.contains("alice") && listed.contains("bob"), "{listed}");
+    ensure!(!listed.contains(&**bob.entry.secret.to_text()), "the list holds a secret");
+
+    let knock = || Ok::<_, anyhow::Error>(bob.seal(&bob.asks_for("ssh")?));
+    refuses(gate, "unknown", || world.send(&world.home, Family::V4, &knock()?))?;
+    gate.reload()?;
+    opens_for(&world, &bob)?;
+    for (command, welcome) in [("disable", false), ("enable", true), ("remove", false)] {
+        gate.administer(&["client", command, "bob"])?;
+        gate.reload()?;
+        if welcome {
+            opens_for(&world, &bob)?;
+        } else {
+            refuses(gate, "unknown", || world.send(&world.home, Family::V4, &knock()?))?;
+        }
+    }
+    world.opens(Family::V4).map(drop)
+}
+
+fn opens_for(world: &World, client: &Client) -> Result<()> {
+    grants(&world.gate, || world.send(&world.home, Family::V4, &client.seal(&client.asks_for("ssh")?)))?;
+    let door = world.gate.at(Family::V4, SSH);
+    wait_to_see(&world.home, door, Seen::Open)?;
+    wait_to_see(&world.home, door, Seen::Nothing)
+}
+
+#[test]
+fn explain_tells_what_became_of_each_packet() -> Result<()> {
+    let world = World::running(Settings::default())?;
+    let capture = Capture::start(world.gate.host(), Direction::In, "udp")?;
+    let good = world.alice.seal(&world.alice.asks_for("ssh")?);
+    let slow = Payload { at: now().before(Duration::from_hours(3)), ..world.alice.asks_for("ssh")? };
+    let knocks = [good, good, random(), world.alice.seal(&slow)];
+    for knock in &knocks {
+        world.send(&world.home, Family::V4, knock)?;
+    }
+    capture.wait_for("the knocks", |packets| packets.len() >= knocks.len())?;
+    let file = world.gate.directory().join("knocks.pcap");
+    capture.save(&file)?;
+    capture.finish()?;
+
+    let told = world.gate.administer(&["explain", &file.display().to_string()])?.text();
+    let lines: Vec<_> = told.lines().filter(|line| line.contains("10.0.0.2")).collect();
+    for (line, words) in lines.iter().zip([
+        &["accepted", "alice"][..],
+        &["replayed", "alice"],
+        &["unknown"],
+        &["unknown", "alice", "its clock is 3h"],
+    ]) {
+        ensure!(words.iter().all(|word| line.contains(word)), "no {words:?} in {line:?}");
+    }
+    assert_eq!(lines.len(), knocks.len(), "{told}");
+    wait_to_see(&world.home, world.gate.at(Family::V4, SSH), Seen::Nothing)?;
+    world.opens(Family::V4).map(drop)
+}
+
+/// From nothing to an open door, by commands alone, with the configuration that `init` writes.
+#[test]
+fn init_makes_a_gate_that_works() -> Result<()> {
+    let mut world = World::new(Settings::default())?;
+    world.listen(&[SSH])?;
+    let (config, keys) = (world.gate.config(), world.gate.directory().join("keys"));
+    for file in [&config, &keys] {
+        fs::remove_file(file)?;
+    }
+    world.gate.administer(&["init", "--address", "10.0.0.1"])?;
+    for file in [&config, &keys] {
+        assert_eq!(fs::metadata(file)?.permissions().mode() & 0o777, 0o600, "{}", file.display());
+    }
+    let written = fs::read_to_string(&config)?;
+    ensure!(
+        world.gate.attempt(&["init"])?.code == 1 && fs::read_to_string(&config)? == written,
+        "overwritten"
+    );
+
+    // Nothing but where it keeps what it remembers: the place it has by itself is the machine's.
+    let state = format!("[gate]\nstate = \"{}\"\n", world.gate.directory().join("state").display());
+    fs::write(&config, written.replacen("[gate]\n", &state, 1))?;
+    world.gate.administer(&["check"])?;
+    let profile = world.gate.administer(&["client", "add", "carol", "--service", "ssh"])?.text();
+    world.gate.start(&[])?;
+    let door = world.gate.at(Family::V4, SSH);
+    ensure!(probe(&world.home, door)? == Seen::Nothing, "shut before the knock");
+    let mut knock = world.gate.postern(&world.home, &world.alice, Family::V4)?;
+    knock.env("POSTERN_PROFILE", profile.trim()).args(["knock", "-", "--wait", "10"]);
+    succeed(knock, b"", LONG)?;
+    ensure!(probe(&world.home, door)? == Seen::Open, "--wait has waited for it");
+    Ok(())
+}

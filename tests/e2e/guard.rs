@@ -1,0 +1,119 @@
+//! The guard and the grants under it: how they refuse, what they cut, and what becomes of them when `posternd` starts
+//! again or was only on trial.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use postern_tests::gate::{SSH, Settings, Variant};
+use postern_tests::netns::{Family, Host};
+use postern_tests::probe::{Connection, Seen, probe, wait_to_see};
+use rustix::process::Signal;
+
+use crate::world::World;
+
+const TRIAL: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_guard_that_resets_looks_like_a_closed_port() -> Result<()> {
+    for variant in Variant::ALL {
+        let world = World::running(Settings { variant, guard: "reset", ..Settings::default() })?;
+        for family in Family::ALL {
+            let door = world.gate.at(family, SSH);
+            let opened = world.opens(family)?;
+            assert_eq!(probe(&world.stranger, door)?, Seen::Refused);
+            world.shuts_on_time(opened)?;
+            assert_eq!(probe(&world.home, door)?, Seen::Refused);
+        }
+        world.opens(Family::V4)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_service_that_cuts_ends_its_sessions_with_the_window() -> Result<()> {
+    for variant in Variant::ALL {
+        let world = World::running(Settings { variant, established: "cut", ..Settings::default() })?;
+        let opened = world.opens(Family::V4)?;
+        let mut session = Connection::open(&world.home, world.gate.at(Family::V4, SSH))?;
+        session.echoes("within the window", Duration::from_secs(1))?;
+        world.shuts_on_time(opened)?;
+        ensure!(session.echoes("after its end", Duration::from_secs(2)).is_err(), "the session goes on");
+        world.opens(Family::V4)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn grants_live_through_a_restart_and_end_on_time() -> Result<()> {
+    for variant in Variant::ALL {
+        let mut world = World::running(Settings { variant, window_secs: 6, ..Settings::default() })?;
+        for family in Family::ALL {
+            let door = world.gate.at(family, SSH);
+            let opened = world.opens(family)?;
+            world.gate.stop()?;
+            assert_eq!(probe(&world.home, door)?, Seen::Open, "posternd has stopped, the grant lives");
+            assert_eq!(
+                probe(&world.stranger, door)?,
+                Seen::Nothing,
+                "posternd has stopped, the guard stands"
+            );
+            world.gate.start(&[])?;
+            assert_eq!(probe(&world.home, door)?, Seen::Open, "posternd runs again, the grant lives");
+            world.shuts_on_time(opened)?;
+            world.gate.wait_for_events("ended", 1)?;
+        }
+        world.opens(Family::V4)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guard_on_trial_falls_though_posternd_was_killed() -> Result<()> {
+    for variant in Variant::ALL {
+        let mut world = World::new(Settings { variant, ..Settings::default() })?;
+        world.listen(&[SSH])?;
+        let door = world.gate.at(Family::V4, SSH);
+        let armed = Instant::now();
+        world.gate.start(&["--trial", "5s"])?;
+        let falls_at_the_latest = Instant::now() + TRIAL + Duration::from_secs(1);
+        world.opens(Family::V4)?;
+        world.gate.kill()?;
+        stays_shut(&world.stranger, door, armed + TRIAL)?;
+        wait_to_see(&world.stranger, door, Seen::Open)?;
+        let late = Instant::now().saturating_duration_since(falls_at_the_latest);
+        ensure!(late < Duration::from_secs(1), "the guard fell {late:?} late");
+
+        world.gate.start(&[])?;
+        world.opens(Family::V4)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guard_on_trial_stays_when_confirmed() -> Result<()> {
+    let mut world = World::new(Settings::default())?;
+    world.listen(&[SSH])?;
+    world.gate.start(&["--trial", "5s"])?;
+    let opened = world.opens(Family::V4)?;
+    world.gate.signal(Signal::USR1)?;
+    let over = Instant::now() + TRIAL + Duration::from_secs(2);
+    world.shuts_on_time(opened)?;
+    stays_shut(&world.stranger, world.gate.at(Family::V4, SSH), over)?;
+    world.opens(Family::V4).map(drop)
+}
+
+/// Looks at a door that has to stay shut up to an instant.
+fn stays_shut(from: &Host, door: SocketAddr, until: Instant) -> Result<()> {
+    loop {
+        // What is sent before the instant counts, whenever the answer comes.
+        let sent = Instant::now();
+        let seen = probe(from, door)?;
+        if sent >= until {
+            return Ok(());
+        }
+        ensure!(seen == Seen::Nothing, "{door} shows {seen:?} {:?} too early", until - sent);
+        thread::sleep(Duration::from_millis(20));
+    }
+}

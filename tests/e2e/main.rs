@@ -1,0 +1,12 @@
+//! The promises, end to end: every test shows first and last that a fresh knock opens, and in between that one
+//! promise is kept. They need root, for network namespaces; `bash tests/run` installs the rest.
+
+mod administration;
+mod automation;
+mod bad_input;
+mod doors;
+mod guard;
+mod killed;
+mod replay;
+mod silence;
+mod world;

@@ -1,0 +1,296 @@
+//! A gate under test: its files, its `posternd`, the knocks it gets, and what its kernel and its log say.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use postern_proto::GateId;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+mod log;
+mod settings;
+
+pub use log::Counters;
+pub use settings::{KNOCK_PORTS, SERVICES, SSH, Settings, Variant, WEB};
+
+use crate::knocks::{Client, random};
+use crate::netns::{Family, Host};
+use crate::process::{Finished, Process, run, succeed};
+use crate::programs;
+use crate::wait::{LONG, wait_for};
+use log::events;
+
+/// A gate on a host. Dropping it kills its `posternd`; its rules go with the host.
+pub struct Gate {
+    host: Host,
+    settings: Settings,
+    files: TempDir,
+    id: GateId,
+    daemon: Option<Process>,
+}
+
+impl Gate {
+    /// Writes the files of a gate with these clients; nothing runs yet.
+    ///
+    /// # Errors
+    /// When the files cannot be written, or the programs do not build.
+    pub fn new(host: Host, settings: Settings) -> Result<Self> {
+        programs::directory()?;
+        let files = tempfile::Builder::new().prefix("postern-gate-").tempdir()?;
+        let gate = Self { host, settings, files, id: GateId::from_bytes(random()), daemon: None };
+        write_private(&gate.config(), &settings.to_toml(&gate.id, &gate.files.path().join("state")))?;
+        gate.write_clients(&[])?;
+        Ok(gate)
+    }
+
+    /// A new client that may have both services; it is not in the key file yet.
+    ///
+    /// # Errors
+    /// When the name is none.
+    pub fn client(&self, name: &str) -> Result<Client> {
+        Client::new(&self.id, name, &["ssh", "web"])
+    }
+
+    /// Replaces the key file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_clients(&self, clients: &[&Client]) -> Result<()> {
+        let text: String = clients.iter().map(|client| client.entry.to_toml()).collect();
+        write_private(&self.directory().join("keys"), &text)
+    }
+
+    /// The host it runs on.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &GateId {
+        &self.id
+    }
+
+    /// The directory of its files.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.files.path()
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.directory().join("posternd.toml")
+    }
+
+    /// Where one of its ports is.
+    #[must_use]
+    pub fn at(&self, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.host.ip(family), port)
+    }
+
+    /// A `posternd` command on its host.
+    ///
+    /// # Errors
+    /// When the programs do not build.
+    pub fn posternd(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.host.command(programs::directory()?.join("posternd"));
+        command.arg("--config").arg(self.config()).args(arguments);
+        // iptables-legacy has one lock a machine: one a gate keeps tests from waiting for one another.
+        command.env("XTABLES_LOCKFILE", self.directory().join("xtables.lock"));
+        command.env("POSTERND_LOG", self.settings.log).env_remove("POSTERND_CONFIG");
+        Ok(command)
+    }
+
+    /// Runs `posternd` with a command that ends by itself and has to succeed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn administer(&self, arguments: &[&str]) -> Result<Finished> {
+        succeed(self.posternd(arguments)?, b"", LONG)
+    }
+
+    /// Starts `posternd run` with further arguments and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start(&mut self, arguments: &[&str]) -> Result<()> {
+        let arguments = [&["run", "--log-format", "json"], arguments].concat();
+        self.daemon = Some(Process::spawn(self.posternd(&arguments)?)?);
+        self.wait_for_events("ready", 1).map(drop)
+    }
+
+    /// Stops `posternd` as systemd does and gives back its counters.
+    ///
+    /// # Errors
+    /// When it does not end, or not with 0.
+    pub fn stop(&mut self) -> Result<Counters> {
+        let mut daemon = self.daemon.take().context("posternd runs")?;
+        daemon.signal(Signal::TERM)?;
+        let status = daemon.wait(LONG)?;
+        ensure!(status.success(), "posternd ended with {status}:\n{}", daemon.lines().join("\n"));
+        let last = |lines: &[String]| events(lines, "counters").pop();
+        Ok(Counters::from_event(&daemon.wait_for_lines("the last counters", LONG, last)?))
+    }
+
+    /// Kills every process of Postern on the host with SIGKILL, and waits until none is left.
+    ///
+    /// # Errors
+    /// When none was running, or one outlives it.
+    pub fn kill(&mut self) -> Result<()> {
+        ensure!(!self.posternd_pids()?.is_empty(), "posternd runs");
+        wait_for("the end of posternd", LONG, || {
+            let pids = self.posternd_pids()?;
+            for &pid in &pids {
+                // One that has ended meanwhile is what is wanted.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            // The one that was started here stays a zombie until it is waited for.
+            let ended = self.daemon.as_mut().map_or(Ok(true), Process::has_ended)?;
+            Ok((pids.is_empty() && ended).then_some(()))
+        })?;
+        self.daemon = None;
+        Ok(())
+    }
+
+    fn posternd_pids(&self) -> Result<Vec<Pid>> {
+        let posternd = programs::directory()?.join("posternd");
+        let is_ours = |pid: &Pid| {
+            fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).is_ok_and(|exe| exe == posternd)
+        };
+        Ok(self.host.pids()?.into_iter().filter(is_ours).collect())
+    }
+
+    /// Sends `posternd` a signal.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.running()?.signal(signal)
+    }
+
+    fn running(&self) -> Result<&Process> {
+        self.daemon.as_ref().context("posternd runs")
+    }
+
+    /// What this `posternd` has logged with a message.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn events(&self, message: &str) -> Result<Vec<Value>> {
+        Ok(events(&self.running()?.lines(), message))
+    }
+
+    /// Waits until this `posternd` has logged a message so many times.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_for_events(&self, message: &str, count: usize) -> Result<Vec<Value>> {
+        self.running()?.wait_for_lines(&format!("{count} lines \"{message}\""), LONG, |lines| {
+            Some(events(lines, message)).filter(|events| events.len() >= count)
+        })
+    }
+
+    /// Has `posternd` read its key file again, and gives back its counters up to then.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn reload(&self) -> Result<Counters> {
+        let before = self.events("counters")?.len();
+        self.signal(Signal::HUP)?;
+        let events = self.wait_for_events("counters", before + 1)?;
+        Ok(Counters::from_event(&events[before]))
+    }
+
+    /// Waits until so many datagrams have come in since the start, and each has been decided.
+    ///
+    /// # Errors
+    /// When that does not happen; the counters as they were last are in the message.
+    pub fn wait_for_received(&self, received: u64) -> Result<Counters> {
+        let mut last = None;
+        wait_for("the counters", LONG, || {
+            let counters = self.reload()?;
+            last = Some(counters.clone());
+            let decided = counters.accepted + counters.refused.values().sum::<u64>();
+            if counters.received >= received && decided >= received {
+                return Ok(Some(counters));
+            }
+            // Each reload puts the guard up anew: asking all the time would be the load.
+            thread::sleep(Duration::from_millis(100));
+            Ok(None)
+        })
+        .with_context(|| format!("{received} datagrams were sent; {last:?}"))
+    }
+
+    /// A `postern` command on a host, as one of this gate's clients, which it finds at one address.
+    ///
+    /// # Errors
+    /// When the programs do not build.
+    pub fn postern(&self, from: &Host, client: &Client, family: Family) -> Result<Command> {
+        let mut command = from.command(programs::directory()?.join("postern"));
+        command.env("POSTERN_PROFILE", client.profile(self.host.ip(family), &KNOCK_PORTS, &SERVICES)?);
+        command.env_remove("POSTERN_CONFIG").env_remove("XDG_CONFIG_HOME").env_remove("HOME");
+        Ok(command)
+    }
+
+    /// Knocks with `postern` for a service, with further arguments; it has to succeed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn knock(&self, from: &Host, client: &Client, family: Family, arguments: &[&str]) -> Result<()> {
+        let mut command = self.postern(from, client, family)?;
+        command.args(["knock", "-", "ssh"]).args(arguments);
+        succeed(command, b"", LONG).map(drop)
+    }
+
+    /// The rules of a chain of the filter table, as `iptables -S` prints them.
+    ///
+    /// # Errors
+    /// When there is no such chain.
+    pub fn rules(&self, family: Family, chain: &str) -> Result<Vec<String>> {
+        let mut command = self.firewall(family, "");
+        command.args(["-w", "-S", chain]);
+        let printed = succeed(command, b"", LONG)?.text();
+        Ok(printed.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect())
+    }
+
+    /// Everything in the filter table, without counters and comments.
+    ///
+    /// # Errors
+    /// When `iptables-save` fails.
+    pub fn saved(&self, family: Family) -> Result<String> {
+        let saved = succeed(self.firewall(family, "-save"), b"", LONG)?.text();
+        let rules = saved.lines().filter(|line| !line.starts_with('#'));
+        Ok(rules.map(|line| line.split(" [").next().unwrap_or(line).to_owned() + "\n").collect())
+    }
+
+    /// This gate's `iptables`, of its variant.
+    #[must_use]
+    pub fn firewall(&self, family: Family, suffix: &str) -> Command {
+        let mut command = self.host.command(self.settings.variant.program(family, suffix));
+        command.env("XTABLES_LOCKFILE", self.directory().join("xtables.lock"));
+        command
+    }
+
+    /// Runs `posternd` with a command that may fail.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn attempt(&self, arguments: &[&str]) -> Result<Finished> {
+        run(self.posternd(arguments)?, b"", LONG)
+    }
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes()).with_context(|| path.display().to_string())
+}

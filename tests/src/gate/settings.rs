@@ -1,0 +1,100 @@
+//! What a gate under test is configured with.
+
+use std::path::Path;
+
+use postern_proto::GateId;
+
+use crate::netns::Family;
+
+/// The service that tests open.
+pub const SSH: u16 = 22;
+/// The service beside it, for which nobody knocks.
+pub const WEB: u16 = 8080;
+/// The services of every gate.
+pub const SERVICES: [(&str, u16); 2] = [("ssh", SSH), ("web", WEB)];
+/// The knock ports of every gate. Nothing listens there: capturing needs no socket.
+pub const KNOCK_PORTS: [u16; 2] = [62_201, 443];
+
+/// Which iptables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// iptables-nft.
+    Nft,
+    /// iptables-legacy.
+    Legacy,
+}
+
+impl Variant {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
+
+    /// Its name in `posternd.toml`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+        }
+    }
+
+    /// Its program, with a suffix such as `-save`.
+    #[must_use]
+    pub fn program(self, family: Family, suffix: &str) -> String {
+        let family = if family == Family::V4 { "iptables" } else { "ip6tables" };
+        format!("{family}-{}{suffix}", self.name())
+    }
+}
+
+/// What a test wants of its gate.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// `firewall.variant`.
+    pub variant: Variant,
+    /// `services.*.window`, in seconds.
+    pub window_secs: u32,
+    /// `firewall.guard`.
+    pub guard: &'static str,
+    /// `services.*.established`.
+    pub established: &'static str,
+    /// `firewall.always-allow`.
+    pub always_allow: &'static [&'static str],
+    /// `POSTERND_LOG`.
+    pub log: &'static str,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let (variant, log) = (Variant::Nft, "debug");
+        Self { variant, window_secs: 3, guard: "drop", established: "keep", always_allow: &[], log }
+    }
+}
+
+impl Settings {
+    /// The configuration file.
+    #[must_use]
+    pub fn to_toml(&self, id: &GateId, state: &Path) -> String {
+        let Self { variant, window_secs, guard, established, always_allow, .. } = self;
+        let (id, state, variant) = (id.to_text(), state.display(), variant.name());
+        let service = |(name, port)| {
+            format!(
+                "[services.{name}]\n\
+                 ports = [\"{port}/tcp\"]\n\
+                 window = \"{window_secs}s\"\n\
+                 established = \"{established}\"\n"
+            )
+        };
+        format!(
+            "[gate]\n\
+             id = \"{}\"\n\
+             ports = {KNOCK_PORTS:?}\n\
+             state = \"{state}\"\n\
+             {}\
+             [firewall]\n\
+             variant = \"{variant}\"\n\
+             guard = \"{guard}\"\n\
+             always-allow = {always_allow:?}\n",
+            *id,
+            SERVICES.map(service).concat()
+        )
+    }
+}

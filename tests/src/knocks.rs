@@ -1,0 +1,132 @@
+//! Clients whose knocks a test seals itself: with any time, any content, and to be sent as often as it likes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use postern_proto::datagram::{NONCE_LEN, PAYLOAD_LEN};
+use postern_proto::knock::seal_bytes;
+use postern_proto::{
+    ClientEntry, ClientId, ClientKeys, ClientSecret, Epoch, GateId, GateKeys, KNOCK_LEN, Nonce, Payload,
+    Port, Profile, Proof, Request, ServiceName, Services, Source, WallTime, Window, seal,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// A knock as it goes over the wire.
+pub type Knock = [u8; KNOCK_LEN];
+
+/// Random bytes.
+///
+/// # Panics
+/// When the system gives none.
+#[must_use]
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes to whoever asks");
+    bytes
+}
+
+/// Now, as the wall clock has it.
+#[must_use]
+pub fn now() -> WallTime {
+    SystemTime::now().into()
+}
+
+/// A client with everything that both sides know of it.
+#[derive(Clone)]
+pub struct Client {
+    /// Its entry in the gate's key file.
+    pub entry: ClientEntry,
+    gate: GateId,
+    keys: (GateKeys, ClientKeys),
+}
+
+impl Client {
+    /// A new client of a gate, with random keys.
+    ///
+    /// # Errors
+    /// When a name is none.
+    pub fn new(gate: &GateId, name: &str, services: &[&str]) -> Result<Self> {
+        let secret = ClientSecret::from_bytes(random());
+        let entry = ClientEntry {
+            name: name.parse()?,
+            id: ClientId::from_bytes(random()),
+            secret,
+            services: services.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
+            max_window: None,
+            sources: Vec::new(),
+            must_state_source: false,
+            may_state_other_source: false,
+            max_leases: None,
+            not_before: None,
+            expires: None,
+            disabled: false,
+        };
+        Ok(Self::at(gate, entry))
+    }
+
+    /// A client, by its entry, at a gate.
+    #[must_use]
+    pub fn at(gate: &GateId, entry: ClientEntry) -> Self {
+        let keys = (GateKeys::derive(gate), ClientKeys::derive(gate, &entry.secret));
+        Self { entry, gate: gate.clone(), keys }
+    }
+
+    /// The profile line with which `postern` knocks as this client.
+    ///
+    /// # Errors
+    /// When a knock port is zero, or an address is none.
+    pub fn profile(&self, address: IpAddr, ports: &[u16], services: &[(&str, u16)]) -> Result<String> {
+        let mut named = BTreeMap::new();
+        for (name, port) in services {
+            let name: ServiceName = name.parse()?;
+            if self.entry.services.contains(&name) {
+                named.insert(name, vec![format!("{port}/tcp").parse::<Port>()?]);
+            }
+        }
+        let profile = Profile {
+            gate: self.gate.clone(),
+            client: self.entry.id,
+            secret: self.entry.secret.clone(),
+            addresses: vec![address.to_string().parse()?],
+            ports: ports
+                .iter()
+                .map(|&port| NonZeroU16::new(port))
+                .collect::<Option<_>>()
+                .context("port 0")?,
+            services: named,
+        };
+        Ok(profile.to_line().to_string())
+    }
+
+    /// Asks now, from the observed source, for one service, with the service's own window.
+    ///
+    /// # Errors
+    /// When the name of the service is none.
+    pub fn asks_for(&self, service: &str) -> Result<Payload> {
+        Ok(Payload { at: now(), source: Source::Observed, request: open(service, None)?, proof: Proof::None })
+    }
+
+    /// A new knock.
+    #[must_use]
+    pub fn seal(&self, payload: &Payload) -> Knock {
+        seal(&self.keys.0, &self.keys.1, payload, Nonce::from_random(random()))
+    }
+
+    /// A new knock with a payload that no client makes.
+    #[must_use]
+    pub fn seal_bytes(&self, epoch: Epoch, padded: &[u8; PAYLOAD_LEN]) -> Knock {
+        let nonce: [u8; NONCE_LEN] = random();
+        seal_bytes(&self.keys.0, &self.keys.1, epoch, padded, Nonce::from_random(nonce))
+    }
+}
+
+/// The request to open one service.
+///
+/// # Errors
+/// When the name of the service is none.
+pub fn open(service: &str, window: Option<Window>) -> Result<Request> {
+    Ok(Request::Open { services: Services::new(vec![service.parse()?])?, window, from_port: None })
+}

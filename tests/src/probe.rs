@@ -1,0 +1,166 @@
+//! What a port shows to whoever connects, and a server that shows something.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+
+use crate::netns::Host;
+use crate::wait::{LONG, wait_for};
+
+/// How long an answer may take on links as short as these, with every core busy. Shorter than the second after which
+/// TCP would send its SYN again, so that one probe is one packet.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// What a TCP port shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It accepts.
+    Open,
+    /// It answers with a reset.
+    Refused,
+    /// It does not answer.
+    Nothing,
+}
+
+/// Sends one SYN to a port and says what came of it.
+///
+/// # Errors
+/// When the probe itself fails.
+pub fn probe(from: &Host, to: SocketAddr) -> Result<Seen> {
+    probe_bound(from, None, to)
+}
+
+/// [`probe`] from one of a host's addresses.
+///
+/// # Errors
+/// When the probe itself fails.
+pub fn probe_bound(from: &Host, address: Option<IpAddr>, to: SocketAddr) -> Result<Seen> {
+    let socket = from.enter(|| syn(address, to))??;
+    let answer = Timespec::try_from(PATIENCE)?;
+    poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&answer))?;
+    progress(&socket).with_context(|| format!("connect to {to}"))
+}
+
+/// Begins to connect, which sends a SYN, and does not wait.
+///
+/// # Errors
+/// When there is no route, no port or no descriptor left.
+pub fn syn(from: Option<IpAddr>, to: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    if let Some(address) = from {
+        bind(&socket, &SocketAddr::new(address, 0))?;
+    }
+    match connect(&socket, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a socket from [`syn`] has met so far.
+///
+/// # Errors
+/// When connecting failed otherwise than by a reset or for want of an answer.
+pub fn progress(socket: &OwnedFd) -> io::Result<Seen> {
+    match sockopt::socket_error(socket)? {
+        Err(Errno::CONNREFUSED) => return Ok(Seen::Refused),
+        Err(error) => return Err(error.into()),
+        Ok(()) => {}
+    }
+    match rustix::net::getpeername(socket) {
+        Ok(_) => Ok(Seen::Open),
+        Err(Errno::NOTCONN) => Ok(Seen::Nothing),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A TCP connection from a host, for a test that talks through it.
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When the port does not accept.
+    pub fn open(from: &Host, to: SocketAddr) -> Result<Self> {
+        let stream = from.enter(|| TcpStream::connect_timeout(&to, PATIENCE))??;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Sends a line to an [`Echo`] and waits for it to come back.
+    ///
+    /// # Errors
+    /// When it does not for `limit`, or the connection is broken.
+    pub fn echoes(&mut self, line: &str, limit: Duration) -> Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(limit))?;
+        self.stream.get_mut().write_all(format!("{line}\n").as_bytes())?;
+        let mut echoed = String::new();
+        self.stream.read_line(&mut echoed)?;
+        if echoed.trim_end() != line {
+            bail!("sent {line:?}, got {echoed:?}");
+        }
+        Ok(())
+    }
+}
+
+/// A TCP server on a host that sends back what it gets, on a port of both families.
+pub struct Echo {
+    listener: TcpListener,
+}
+
+impl Echo {
+    /// Listens.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn start(host: &Host, port: u16) -> Result<Self> {
+        let listener = host.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))??;
+        let accepting = listener.try_clone()?;
+        thread::spawn(move || {
+            while let Ok((stream, _)) = accepting.accept() {
+                thread::spawn(move || echo(&stream));
+            }
+        });
+        Ok(Self { listener })
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        // Wakes the thread that accepts. It fails only when the listener is broken, and then the thread has ended.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+    }
+}
+
+/// Ends with the connection, however that ends.
+fn echo(stream: &TcpStream) {
+    let (mut from, mut to) = (stream, stream);
+    let _ = io::copy(&mut from, &mut to);
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// A UDP socket on a host, bound to one of its addresses, or to any.
+///
+/// # Errors
+/// When it cannot be bound.
+pub fn udp(host: &Host, from: IpAddr) -> Result<UdpSocket> {
+    host.enter(|| UdpSocket::bind((from, 0)))?.with_context(|| format!("bind to {from}"))
+}
+
+/// Probes until a port shows `wanted`.
+///
+/// # Errors
+/// When it did not for as long as anything takes.
+pub fn wait_to_see(from: &Host, to: SocketAddr, wanted: Seen) -> Result<()> {
+    wait_for(&format!("{to} to show {wanted:?}"), LONG, || Ok((probe(from, to)? == wanted).then_some(())))
+}
