@@ -1,13 +1,14 @@
 //! From a hint to a client: the table that makes refusing a stranger cost the same for one client as for a million.
 //!
 //! One map for each epoch that a fresh knock can belong to, and before them all a sieve that sends most strangers
-//! away. The next epoch's map is filled ahead, a slice at a time
+//! away. The next epoch's map, and the sieve that goes with it, are filled ahead, a slice at a time
 //! ([`HintTable::prepare`]), so that turning the epoch is a swap; when the clock has stepped, the table is rebuilt at
 //! once. A client that is disabled, not yet valid or expired gives no key and so is not in it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::mem;
 use std::ops::Range;
 
 use crate::keys::{Hint, HintKey};
@@ -28,21 +29,23 @@ pub struct HintTable {
     tolerance: Tolerance,
     /// While `now` lies in here, the table covers what it should.
     settled: Range<WallTime>,
+    /// Of all hints in `epochs`, and perhaps of some that were there.
     sieve: Sieve,
     /// Consecutive epochs, oldest first, all complete.
     epochs: Vec<EpochHints>,
     /// The epoch behind them, while it is being filled, with the clients done so far.
     next: EpochHints,
+    /// Of all hints in `epochs` and `next`, of the clients done so far.
+    next_sieve: Sieve,
 }
 
 impl HintTable {
     /// A table for `clients` around `now`. A client is named by its position from here on.
     #[must_use]
     pub fn new<C: Hinted>(tolerance: Tolerance, now: WallTime, clients: &[C]) -> Self {
-        let one_ahead = 1;
-        let sieve = Sieve::new(clients.len(), tolerance.most_epochs() + one_ahead);
         let next = EpochHints::new(*tolerance.epochs(now).start(), clients.len());
-        let mut table = Self { tolerance, settled: now..now, sieve, epochs: Vec::new(), next };
+        let (sieve, next_sieve) = (Sieve::new(clients.len()), Sieve::new(clients.len()));
+        let mut table = Self { tolerance, settled: now..now, sieve, epochs: Vec::new(), next, next_sieve };
         table.turn(now, clients);
         table
     }
@@ -63,34 +66,39 @@ impl HintTable {
             && self.next.epoch <= wanted.end().next();
         if !follows {
             self.epochs.clear();
-            self.sieve.clear();
+            self.next_sieve.clear();
             self.next = EpochHints::new(*wanted.start(), clients.len());
         }
         while self.next.epoch <= *wanted.end() {
-            self.next.fill(clients, usize::MAX, &mut self.sieve);
+            self.prepare(clients, usize::MAX);
             let after = EpochHints::new(self.next.epoch.next(), clients.len());
-            self.epochs.push(std::mem::replace(&mut self.next, after));
+            self.epochs.push(mem::replace(&mut self.next, after));
+            mem::swap(&mut self.sieve, &mut self.next_sieve);
+            self.next_sieve.clear();
         }
         self.epochs.retain(|hints| wanted.contains(&hints.epoch));
     }
 
     /// Fills at most `slice` clients of the next epoch; `true` once it is complete.
     pub fn prepare<C: Hinted>(&mut self, clients: &[C], slice: usize) -> bool {
-        self.next.fill(clients, slice, &mut self.sieve);
-        self.next.done == clients.len()
+        let done = self.next.of_client.len();
+        self.next.fill(clients, slice);
+        for hints in self.epochs.iter().chain([&self.next]) {
+            let filled = &hints.of_client[done..self.next.of_client.len()];
+            filled.iter().flatten().for_each(|&hint| self.next_sieve.add(hint));
+        }
+        self.next.of_client.len() == clients.len()
     }
 
     /// Whether this hint may be a client's: `false` for all but a few strangers', at the cost of one look into memory.
     #[must_use]
     pub fn may_hold(&self, hint: Hint) -> bool {
-        self.sieve.generations(hint) != 0
+        self.sieve.may_hold(hint)
     }
 
     /// The clients with this hint, by position, each with the epoch in which it is theirs. Almost always none or one.
     pub fn look_up(&self, hint: Hint) -> impl Iterator<Item = (usize, Epoch)> {
-        let generations = self.sieve.generations(hint);
-        let likely = self.epochs.iter().filter(move |hints| hints.generation & generations != 0);
-        likely.flat_map(move |hints| hints.look_up(hint))
+        self.epochs.iter().flat_map(move |hints| hints.look_up(hint))
     }
 
     fn first(&self) -> Option<Epoch> {
@@ -101,10 +109,8 @@ impl HintTable {
 /// The hints of one epoch.
 struct EpochHints {
     epoch: Epoch,
-    /// Its bit in the sieve, once it is being filled.
-    generation: u8,
-    /// How many clients are in it so far.
-    done: usize,
+    /// The hint of each client done so far, by position; none for one that may not knock.
+    of_client: Vec<Option<Hint>>,
     clients: HashMap<Hint, u32, BuildHasherDefault<HintHasher>>,
     /// Clients whose hint another one had already: chance makes this one in 2^64 pairs, but they must open too.
     shared: Vec<(Hint, u32)>,
@@ -112,20 +118,17 @@ struct EpochHints {
 
 impl EpochHints {
     fn new(epoch: Epoch, clients: usize) -> Self {
+        let of_client = Vec::with_capacity(clients);
         let clients = HashMap::with_capacity_and_hasher(clients, BuildHasherDefault::default());
-        Self { epoch, generation: 0, done: 0, clients, shared: Vec::new() }
+        Self { epoch, of_client, clients, shared: Vec::new() }
     }
 
-    fn fill<C: Hinted>(&mut self, clients: &[C], slice: usize, sieve: &mut Sieve) {
-        if self.done == 0 {
-            self.generation = sieve.begin(self.epoch);
-        }
-        for (position, client) in clients.iter().enumerate().skip(self.done).take(slice) {
-            self.done = position + 1;
-            let Some(key) = client.hint_key(self.epoch) else { continue };
-            let (hint, position) =
-                (key.hint(self.epoch), u32::try_from(position).expect("fewer than 2^32 clients"));
-            sieve.add(hint, self.generation);
+    fn fill<C: Hinted>(&mut self, clients: &[C], slice: usize) {
+        for (position, client) in clients.iter().enumerate().skip(self.of_client.len()).take(slice) {
+            let hint = client.hint_key(self.epoch).map(|key| key.hint(self.epoch));
+            self.of_client.push(hint);
+            let Some(hint) = hint else { continue };
+            let position = u32::try_from(position).expect("fewer than 2^32 clients");
             match self.clients.entry(hint) {
                 Entry::Vacant(place) => {
                     place.insert(position);
@@ -202,7 +205,12 @@ mod tests {
 
         for (step, want) in [(30, 99..=103), (300, 109..=113), (0, 109..=113)] {
             now = now.after(Duration::from_secs(step));
-            assert!(!table.prepare(&clients, 1) || clients.len() == 1 || step == 0 || table.next.done == 2);
+            assert!(
+                !table.prepare(&clients, 1)
+                    || clients.len() == 1
+                    || step == 0
+                    || table.next.of_client.len() == 2
+            );
             table.turn(now, &clients);
             assert_eq!(covered(&table), want.collect::<Vec<_>>());
         }

@@ -195,13 +195,6 @@ impl Tolerance {
         now.before(past)..now.after(left)
     }
 
-    /// How many epochs a fresh knock can belong to at any one time, at the most.
-    #[must_use]
-    pub fn most_epochs(self) -> u64 {
-        let span = u64::try_from(2 * self.0.as_micros()).expect("at most 20 minutes");
-        span.div_ceil(EPOCH_MICROS) + 1
-    }
-
     /// The epochs a fresh knock can belong to at `now`.
     #[must_use]
     pub fn epochs(self, now: WallTime) -> RangeInclusive<Epoch> {
@@ -318,8 +311,6 @@ mod tests {
                 tolerance.epochs(same.start.before(micro)) != epochs && tolerance.epochs(same.end) != epochs
             );
         }
-        assert_eq!(Tolerance::default().most_epochs(), 5);
-        assert_eq!(Tolerance::new(Duration::from_secs(61)).unwrap().most_epochs(), 6);
         assert!(Tolerance::new(Duration::from_millis(999)).is_err());
         assert!(Tolerance::new(Duration::from_secs(601)).is_err());
     }
