@@ -43,7 +43,7 @@ fn strangers_hear_nothing_and_are_counted() -> Result<()> {
     let replayed = world.alice.seal(&world.alice.asks_for("ssh")?);
     grants(&world.gate, || world.send(&world.home, Family::V4, &replayed))?;
     wait_to_see(&world.home, world.gate.at(Family::V4, SSH), Seen::Nothing)?;
-    let before = world.gate.reload()?;
+    let before = world.gate.wait_for_received(KNOCK_PORTS.len() as u64 + 1)?;
 
     let capture = Capture::start(world.gate.host(), Direction::Out, "ip or ip6")?;
     let middle = || Ok(MIDDLE_OF_EPOCH.contains(&(now().as_secs() % 30)).then_some(()));
