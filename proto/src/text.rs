@@ -6,6 +6,9 @@ use std::ops::Range;
 
 use serde::de::DeserializeOwned;
 
+/// Longest name that is taken for a field's; no key material is as short.
+const LONGEST_FIELD: usize = 24;
+
 /// Where a text is wrong, and what to do about it.
 ///
 /// It never repeats a value of the text: a key file's error may end in a log.
@@ -48,8 +51,23 @@ impl std::error::Error for TextError {}
 pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, TextError> {
     toml::from_str(text).map_err(|error| {
         let span = error.span().unwrap_or(0..0);
-        TextError::at(text, &span, without_values(error.message()))
+        let message = without_values(error.message());
+        let message = match field_at(text, span.start) {
+            Some(field) if !message.contains(&format!("`{field}`")) => format!("{field}: {message}"),
+            _ => message,
+        };
+        TextError::at(text, &span, message)
     })
+}
+
+/// The field whose value begins on the line of a mistake and before it; TOML's own errors do not name it.
+fn field_at(text: &str, at: usize) -> Option<&str> {
+    let before = text.get(..at)?;
+    let line = &before[before.rfind('\n').map_or(0, |newline| newline + 1)..];
+    let field = line.split_once('=')?.0.trim();
+    let is_name = (1..=LONGEST_FIELD).contains(&field.len())
+        && field.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    is_name.then_some(field)
 }
 
 /// serde's type errors quote the value that they met (invalid type: string "…", or integer `…`): what stands from the
@@ -79,9 +97,9 @@ mod tests {
     fn errors_name_the_place_and_keep_the_value() {
         let error = from_toml::<Sample>("\n list = \"c2VjcmV0\"").unwrap_err();
         assert_eq!((error.line, error.column), (2, 9));
-        assert_eq!(error.message, "invalid type: string, expected a sequence");
+        assert_eq!(error.message, "list: invalid type: string, expected a sequence");
         let error = from_toml::<Sample>("list = 31337").unwrap_err();
-        assert_eq!(error.message, "invalid type: integer, expected a sequence");
+        assert_eq!(error.message, "list: invalid type: integer, expected a sequence");
         let error = from_toml::<Sample>("list = []\nlisst = 1").unwrap_err();
         assert_eq!(error.line, 2);
         assert!(error.message.contains("`lisst`"), "{error}");

@@ -74,27 +74,39 @@ fn configurations() {
     let home = Home::with("home", &profile(22));
     let good = home.text();
     for (from, to, says) in [
-        ("gate-id = \"", "gate-id = \"x", "config.toml: line 2, column 11: a gate id is 16 bytes"),
-        ("client-id = \"", "client-id = \"x", "config.toml: line 3, column 13: a client id is 8 bytes"),
-        ("secret = \"", "secret = \"x", "config.toml: line 4, column 10: a client secret is 32 bytes"),
-        ("secret = \"Mz", "secret = \"M", "config.toml: line 4, column 10: a client secret is 32 bytes"),
+        ("gate-id = \"", "gate-id = \"x", "config.toml: line 2, column 11: gate-id: a gate id is 16 bytes"),
+        (
+            "client-id = \"",
+            "client-id = \"x",
+            "config.toml: line 3, column 13: client-id: a client id is 8 bytes",
+        ),
+        (
+            "secret = \"",
+            "secret = \"x",
+            "config.toml: line 4, column 10: secret: a client secret is 32 bytes",
+        ),
+        (
+            "secret = \"Mz",
+            "secret = \"M",
+            "config.toml: line 4, column 10: secret: a client secret is 32 bytes",
+        ),
         ("secret", "sekret", "config.toml: line 4, column 1: unknown field `sekret`"),
         ("\"MzMz", "\"MzMz\" \"", "config.toml: line 4, column "),
         ("[\"127.0.0.1\"]", "[]", "config.toml: line 1, column 1: gate home has no address"),
         (
             "[\"127.0.0.1\"]",
             "[\"[::1]\"]",
-            "config.toml: line 5, column 13: a host is an IP address without brackets",
+            "config.toml: line 5, column 13: addresses: a host is an IP address without brackets",
         ),
         (
             "[65535]",
             "[65536]",
-            "config.toml: line 6, column 10: invalid value: integer, expected a nonzero u16",
+            "config.toml: line 6, column 10: ports: invalid value: integer, expected a nonzero u16",
         ),
         (
             "51820/udp",
             "51820",
-            "config.toml: line 7, column 38: a port is a number from 1 to 65535 and a protocol",
+            "config.toml: line 7, column 38: services: a port is a number from 1 to 65535 and a protocol",
         ),
         ("[gates.home]", "[gate.home]", "config.toml: line 1, column 2: unknown field `gate`"),
         ("[gates.home]", "[gates.home", "config.toml: line 1, column "),

@@ -152,6 +152,18 @@ impl Warden {
         loop {
             let next_end = self.ledger.next_end(Now::read().boot).unwrap_or(IDLE);
             tokio::select! {
+                // Orders last: what a client that was just enabled asks for comes behind the news of it.
+                biased;
+                Some(command) = commands.recv() => match command {
+                    Command::Reload(settings) => self.reload(*settings).await,
+                    Command::Confirm => self.confirm().await,
+                },
+                () = sleep(next_end) => self.end_leases(),
+                _ = session_check.tick(), if !self.standing.is_empty() => self.end_sessions(),
+                () = sleep_until(trial_end.unwrap_or_else(Instant::now)), if self.guard.until.is_some() => {
+                    self.firewall.remove().await?;
+                    return Ok(Ended::TrialOver);
+                }
                 order = orders.receive() => match order? {
                     Some(Order::Open { client, services, source, from_port }) => {
                         for (service, window) in services {
@@ -160,16 +172,6 @@ impl Warden {
                     }
                     Some(Order::Close { client, services, source }) => self.close(client, &services, source),
                     None => return Ok(Ended::Stopped),
-                },
-                () = sleep(next_end) => self.end_leases(),
-                _ = session_check.tick(), if !self.standing.is_empty() => self.end_sessions(),
-                () = sleep_until(trial_end.unwrap_or_else(Instant::now)), if self.guard.until.is_some() => {
-                    self.firewall.remove().await?;
-                    return Ok(Ended::TrialOver);
-                }
-                Some(command) = commands.recv() => match command {
-                    Command::Reload(settings) => self.reload(*settings).await,
-                    Command::Confirm => self.confirm().await,
                 },
             }
         }
