@@ -42,6 +42,6 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Init { address } => commands::init::run(path, address),
         Command::Client(command) => commands::client::run(path, command),
         Command::Explain { file } => commands::explain::run(path, file),
-        Command::Remove => commands::remove::run(path),
+        Command::Remove => commands::remove::run(),
     }
 }

@@ -1,12 +1,10 @@
 //! `posternd remove`: every rule of ours away, whatever the configuration says or whether it reads at all.
 
-use std::path::Path;
-
 use anyhow::bail;
 
 use crate::warden::firewall::{FirewallError, installed};
 
-pub(crate) fn run(_: &Path) -> anyhow::Result<()> {
+pub(crate) fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut removed, mut asked, mut failures) = (false, 0, Vec::new());

@@ -259,9 +259,9 @@ impl Warden {
         let ports: Vec<Port> = self.guard.ports.iter().map(|guarded| guarded.port).collect();
         match sessions::standing(&ports) {
             Ok(sessions) => {
-                for session in self.standing.extract_if(.., |session| !sessions.contains(session)) {
-                    // As in later().
-                    drop(self.closing.send(Closing::Session(session)));
+                let over = self.standing.extract_if(.., |session| !sessions.contains(session));
+                for session in over.collect::<Vec<_>>() {
+                    self.later(Closing::Session(session));
                 }
             }
             Err(error) => warn!(%error, "cannot list the sessions that stand; asking again in a minute"),

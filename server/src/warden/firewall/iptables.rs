@@ -111,6 +111,28 @@ pub(crate) enum FirewallError {
     },
 }
 
+/// The filter table of one family, as `iptables -S` prints it.
+pub(crate) struct Listing(String);
+
+impl Listing {
+    /// The rules of a chain, as they are printed.
+    pub(crate) fn rules<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a str> {
+        self.lines("-A", chain)
+    }
+
+    /// Whether there is a chain of ours of this name.
+    fn has(&self, chain: &str) -> bool {
+        self.lines("-N", chain).next().is_some()
+    }
+
+    fn lines<'a>(&'a self, flag: &'a str, chain: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.lines().filter(move |line| {
+            let mut words = line.split(' ');
+            words.next() == Some(flag) && words.next() == Some(chain)
+        })
+    }
+}
+
 /// iptables of one family.
 #[derive(Clone)]
 pub(crate) struct Tables {
@@ -152,16 +174,9 @@ impl Tables {
         result
     }
 
-    /// The rules of a chain as `iptables -S` prints them; `None` when there is no such chain.
-    pub(crate) async fn list(&self, chain: &'static str) -> Result<Option<Vec<String>>, FirewallError> {
-        // All chains are listed: asking for one that is missing fails like anything else that can fail.
-        let text = self.execute(TABLE, "-S".to_owned()).await?;
-        let of_chain = |prefix: &str| {
-            let prefix = format!("{prefix} {chain} ");
-            text.lines().filter(move |line| format!("{line} ").starts_with(&prefix))
-        };
-        let exists = of_chain("-N").chain(of_chain("-P")).next().is_some();
-        Ok(exists.then(|| of_chain("-A").map(ToOwned::to_owned).collect()))
+    /// All chains with their rules. Asking for one that may be missing fails like anything else that can fail.
+    pub(crate) async fn list(&self) -> Result<Listing, FirewallError> {
+        self.execute(TABLE, "-S".to_owned()).await.map(Listing)
     }
 
     /// Whether the program for single rules is on this host.
@@ -182,7 +197,8 @@ impl Tables {
 
     /// Fills both chains and makes the jump INPUT's first rule, in one transaction: at no moment is a part of it there.
     pub(crate) async fn install(&self, guard: &[String], grants: &[String]) -> Result<(), FirewallError> {
-        let input = self.list("INPUT").await?.unwrap_or_default();
+        let listing = self.list().await?;
+        let input: Vec<&str> = listing.rules("INPUT").collect();
         let mut lines = vec![format!(":{GUARD_CHAIN} - [0:0]"), format!(":{GRANTS_CHAIN} - [0:0]")];
         let jumps = input.iter().filter(|rule| is_jump(rule)).count();
         if jumps != 1 || !input.first().is_some_and(|rule| is_jump(rule)) {
@@ -196,18 +212,11 @@ impl Tables {
 
     /// Takes away everything of ours in one transaction; `false` when there was nothing.
     pub(crate) async fn uninstall(&self) -> Result<bool, FirewallError> {
-        let input = self.list("INPUT").await?.unwrap_or_default();
-        let mut lines: Vec<_> = input
-            .iter()
-            .filter(|rule| rule.ends_with(JUMP))
-            .map(|rule| rule.replacen("-A", "-D", 1))
-            .collect();
-        let mut chains = Vec::new();
-        for chain in [GUARD_CHAIN, GRANTS_CHAIN] {
-            if self.list(chain).await?.is_some() {
-                chains.push(chain);
-            }
-        }
+        let listing = self.list().await?;
+        let jumps = listing.rules("INPUT").filter(|rule| rule.ends_with(JUMP));
+        let mut lines: Vec<_> = jumps.map(|rule| rule.replacen("-A", "-D", 1)).collect();
+        let chains: Vec<_> =
+            [GUARD_CHAIN, GRANTS_CHAIN].into_iter().filter(|chain| listing.has(chain)).collect();
         lines.extend(chains.iter().map(|chain| format!("-F {chain}")));
         lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
         if lines.is_empty() {

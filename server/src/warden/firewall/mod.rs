@@ -5,8 +5,7 @@ use std::net::IpAddr;
 mod iptables;
 mod rules;
 
-pub(crate) use iptables::FirewallError;
-pub(crate) use iptables::Variant;
+pub(crate) use iptables::{FirewallError, Variant};
 pub(crate) use rules::{Family, Found};
 
 use super::guard::{Admit, Guard, Session};
@@ -48,8 +47,7 @@ impl Firewall {
     /// Whether the guard of every family is up.
     pub(crate) async fn is_guarded(&self) -> Result<bool, FirewallError> {
         for tables in &self.families {
-            let chain = tables.list(GUARD_CHAIN).await?;
-            if chain.is_none_or(|rules| rules.is_empty()) {
+            if tables.list().await?.rules(GUARD_CHAIN).next().is_none() {
                 return Ok(false);
             }
         }
@@ -60,8 +58,7 @@ impl Firewall {
     pub(crate) async fn found(&self) -> Result<Vec<Found>, FirewallError> {
         let mut found = Vec::new();
         for tables in &self.families {
-            let chain = tables.list(GRANTS_CHAIN).await?.unwrap_or_default();
-            found.extend(chain.iter().filter_map(|rule| rules::read(rule)));
+            found.extend(tables.list().await?.rules(GRANTS_CHAIN).filter_map(rules::read));
         }
         Ok(found)
     }
