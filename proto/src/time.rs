@@ -161,7 +161,8 @@ impl Epoch {
 }
 
 /// How far a client's clock may be off from the gate's: 1 s to 10 min, 60 s unless configured (SPEC 5.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(try_from = "Duration", into = "Duration")]
 pub struct Tolerance(Duration);
 
 /// A clock tolerance outside its bounds.
@@ -199,6 +200,20 @@ impl Tolerance {
     #[must_use]
     pub fn epochs(self, now: WallTime) -> RangeInclusive<Epoch> {
         now.before(self.0).epoch()..=now.after(self.0).epoch()
+    }
+}
+
+impl TryFrom<Duration> for Tolerance {
+    type Error = ToleranceError;
+
+    fn try_from(tolerance: Duration) -> Result<Self, ToleranceError> {
+        Self::new(tolerance)
+    }
+}
+
+impl From<Tolerance> for Duration {
+    fn from(tolerance: Tolerance) -> Self {
+        tolerance.0
     }
 }
 

@@ -61,6 +61,12 @@ pub(crate) enum Command {
     },
     /// Take every rule of Postern out of the firewall
     Remove,
+    /// What `run` starts to read packets
+    #[command(hide = true)]
+    Front,
+    /// What `run` starts to touch the firewall
+    #[command(hide = true)]
+    Warden,
 }
 
 #[derive(Subcommand)]

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use postern_proto::WallTime;
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// An instant since boot (`CLOCK_BOOTTIME`). Means nothing after the next boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BootTime(Duration);
 
 impl BootTime {

@@ -7,22 +7,22 @@ use std::io::Read;
 use std::num::NonZeroU16;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ipnet::IpNet;
 use postern_proto::keyfile::{ClientEntry, KeyFile};
 use postern_proto::profile::Host;
 use postern_proto::text::{TextError, from_toml};
-use postern_proto::{GateId, GateKeys, Port, ServiceName, Tolerance, Window};
+use postern_proto::{GateId, Port, ServiceName, Tolerance, WallTime, Window};
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 use zeroize::Zeroizing;
 
-use crate::front::gate::{Client, ServiceLimits, ServiceTable};
-use crate::front::{self, Enrolled};
-use crate::warden;
+use crate::front::gate::{ServiceLimits, ServiceTable};
+use crate::front::process::{self as front, Enrolled, Watch};
+use crate::sandbox::Identity;
 use crate::warden::firewall::{Family, Variant};
 use crate::warden::guard::{Admit, Guard, GuardedPort, Refuse};
+use crate::warden::process::{self as warden, Reach};
 use crate::warden::roll::{Member, Roll, Service};
 
 /// Where the configuration is looked for unless told otherwise.
@@ -47,9 +47,12 @@ pub(crate) struct Config {
     pub(crate) gate: GateConfig,
     pub(crate) services: BTreeMap<ServiceName, ServiceConfig>,
     firewall: FirewallConfig,
+    process: ProcessConfig,
     /// The key file, as an absolute or relative path that can be opened.
     pub(crate) keys: PathBuf,
+    key_text: Zeroizing<String>,
     pub(crate) clients: Vec<ClientEntry>,
+    path: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -59,6 +62,8 @@ struct RawConfig {
     services: BTreeMap<ServiceName, Spanned<ServiceConfig>>,
     #[serde(default)]
     firewall: FirewallConfig,
+    #[serde(default)]
+    process: ProcessConfig,
 }
 
 /// `[gate]`.
@@ -156,6 +161,27 @@ impl Default for FirewallConfig {
     }
 }
 
+/// `[process]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct ProcessConfig {
+    user: String,
+    landlock: Landlock,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Landlock {
+    Require,
+    IfAvailable,
+}
+
+impl Default for ProcessConfig {
+    fn default() -> Self {
+        Self { user: "postern".to_owned(), landlock: Landlock::Require }
+    }
+}
+
 impl Config {
     /// Reads the configuration and the key file that it names.
     ///
@@ -170,30 +196,58 @@ impl Config {
         let folder = path.parent().unwrap_or(Path::new(""));
         let keys = folder.join(&raw.gate.keys);
         raw.gate.state = folder.join(&raw.gate.state);
-        let clients = read_keys(&keys, raw.services.keys())?;
+        let (key_text, clients) = read_keys(&keys, raw.services.keys())?;
         let services = raw.services.into_iter().map(|(name, service)| (name, service.into_inner())).collect();
-        Ok(Self { gate: raw.gate, services, firewall: raw.firewall, keys, clients })
+        let RawConfig { gate, firewall, process, .. } = raw;
+        Ok(Self { gate, services, firewall, process, keys, key_text, clients, path: path.to_owned() })
+    }
+
+    /// Who the processes are that meet the world.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unfit`] when there is no such user, or it is root.
+    pub(crate) fn identity(&self) -> Result<Identity, ConfigError> {
+        let name = &self.process.user;
+        let unfit = |problem| ConfigError::Unfit { path: self.path.clone(), problem };
+        let user = nix::unistd::User::from_name(name)
+            .map_err(|error| unfit(format!("cannot look up the user {name} of [process]: {error}")))?;
+        let user = user.ok_or_else(|| {
+            unfit(format!(
+                "there is no user {name} on this host: make it (useradd --system --shell /usr/sbin/nologin {name}), \
+                 or name another in [process]: user = \"...\""
+            ))
+        })?;
+        if user.uid.is_root() {
+            return Err(unfit(format!("user {name} is root: name an unprivileged one in [process]")));
+        }
+        let landlock_optional = self.process.landlock == Landlock::IfAvailable;
+        Ok(Identity { uid: user.uid.as_raw(), gid: user.gid.as_raw(), landlock_optional })
     }
 
     /// What the front is told.
     pub(crate) fn front(&self) -> front::Settings {
-        front::Settings {
+        let watch = Watch {
             interfaces: self.gate.interfaces.clone(),
             ports: self.gate.ports.clone(),
-            keys: GateKeys::derive(&self.gate.id),
+            gate: self.gate.id.clone(),
             tolerance: self.gate.tolerance,
-            store: self.gate.state.join("front"),
-            enrolled: self.enrolled(),
-        }
+            store: self.store(),
+        };
+        front::Settings { watch, enrolled: self.enrolled() }
+    }
+
+    /// Where the front keeps what it must remember.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.gate.state.join("front")
     }
 
     /// Who may knock, with keys.
     pub(crate) fn enrolled(&self) -> Enrolled {
-        let clients = self.clients.iter().map(|entry| Client::new(&self.gate.id, entry)).collect();
-        Enrolled { services: self.service_table(), clients }
+        Enrolled { services: self.service_table(), keys: self.key_text.clone() }
     }
 
-    fn service_table(&self) -> ServiceTable {
+    /// The services' windows.
+    pub(crate) fn service_table(&self) -> ServiceTable {
         let limits = |service: &ServiceConfig| ServiceLimits {
             window: service.window,
             max_window: service.max_window,
@@ -201,32 +255,32 @@ impl Config {
         self.services.iter().map(|(name, service)| (name.clone(), limits(service))).collect()
     }
 
-    /// What the warden is told; no secret is in it.
-    pub(crate) fn warden(&self, trial: Option<Duration>) -> warden::Settings {
+    /// What the warden is told; no secret is in it. A trial has an end.
+    pub(crate) fn warden(&self, trial_end: Option<WallTime>) -> warden::Settings {
         let firewall = &self.firewall;
         let family = |name: &FamilyName| match name {
             FamilyName::Ipv4 => Family::V4,
             FamilyName::Ipv6 => Family::V6,
         };
-        warden::Settings {
+        let reach = Reach {
             variant: firewall.variant,
             families: firewall.families.iter().map(family).collect(),
             admit: match firewall.grants {
                 GrantStyle::Accept => Admit::Accept,
                 GrantStyle::Return => Admit::Return,
             },
-            guard: Guard {
-                knock_ports: self.gate.ports.clone(),
-                ports: self.guarded_ports(),
-                always_allow: firewall.always_allow.clone(),
-                refuse: match firewall.guard {
-                    GuardStyle::Drop => Refuse::Drop,
-                    GuardStyle::Reset => Refuse::Reset,
-                },
-                until: trial.map(warden::trial_end),
+        };
+        let guard = Guard {
+            knock_ports: self.gate.ports.clone(),
+            ports: self.guarded_ports(),
+            always_allow: firewall.always_allow.clone(),
+            refuse: match firewall.guard {
+                GuardStyle::Drop => Refuse::Drop,
+                GuardStyle::Reset => Refuse::Reset,
             },
-            roll: self.roll(),
-        }
+            until: trial_end,
+        };
+        warden::Settings { reach, guard, roll: self.roll() }
     }
 
     fn guarded_ports(&self) -> Vec<GuardedPort> {
@@ -244,6 +298,9 @@ impl Config {
             services: entry.services.clone(),
             max_window: entry.max_window,
             max_leases: entry.max_leases.unwrap_or(ClientEntry::DEFAULT_MAX_LEASES),
+            sources: entry.sources.clone(),
+            not_before: entry.not_before,
+            expires: entry.expires,
         };
         let service =
             |config: &ServiceConfig| Service { ports: config.ports.clone(), max_window: config.max_window };
@@ -285,11 +342,11 @@ impl RawConfig {
     }
 }
 
-/// Reads the key file: nobody else may read it, and its clients' services must exist.
-pub(crate) fn read_keys<'a>(
+/// Reads the key file, text and clients: nobody else may read it, and its clients' services must exist.
+fn read_keys<'a>(
     path: &Path,
     services: impl IntoIterator<Item = &'a ServiceName>,
-) -> Result<Vec<ClientEntry>, ConfigError> {
+) -> Result<(Zeroizing<String>, Vec<ClientEntry>), ConfigError> {
     let text = read_safe(path, Exposure::NotReadable)?;
     let error = |cause| ConfigError::Text { path: path.to_owned(), cause };
     let clients = KeyFile::parse(&text).map_err(error)?.into_clients();
@@ -302,7 +359,7 @@ pub(crate) fn read_keys<'a>(
             return Err(error(TextError::at(&text, &(start..start), message)));
         }
     }
-    Ok(clients)
+    Ok((text, clients))
 }
 
 /// What others must not be able to do with a file.

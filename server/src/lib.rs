@@ -1,23 +1,27 @@
 //! posternd, the gate of Postern: watches for knocks, verifies them, and opens ports for a timed window.
 //!
 //! ```text
-//!  wire ──▶ front ─────────────────────────────────────────────▶ warden ─────────────▶ kernel
-//!           capture ─ frame ─ gate ─ store ─▶ pipe (orders)  ─▶  roll ─ ledger ─ firewall
-//!           reads strangers' packets,                            touches the firewall,
-//!           never the firewall                                   never a packet
+//!  wire ──▶ front ────────────────────────────────────────────▶ warden ─────────────▶ kernel
+//!           capture ─ frame ─ gate ─ store ─▶ link (orders)  ─▶  roll ─ ledger ─ firewall
+//!           reads strangers' packets,                           touches the firewall,
+//!           never the firewall                                  never a packet
 //! ```
-//! The supervisor reads the files of the administrator (`config`), starts both, and hands them new settings. Front and
-//! warden do not import each other; the folders are the map of privileges. `commands` holds what the administrator
-//! runs beside the gate.
+//! Three processes, one program: the `supervisor` reads the files of the administrator (`config`), starts both (what a
+//! `process` is, and the `sandbox` it goes into), and hands them new settings. Front and warden do not import each
+//! other; the folders are the map of privileges. `commands` holds what the administrator runs beside the gate.
 
+mod address;
 mod cli;
 mod clock;
 mod commands;
 mod config;
 mod files;
 pub mod front;
+mod link;
 mod log;
-mod pipe;
+mod order;
+mod process;
+mod sandbox;
 mod supervisor;
 mod warden;
 
@@ -25,7 +29,6 @@ pub use cli::{Cli, exit_code};
 pub use clock::{BootTime, Now};
 
 use cli::Command;
-use config::Config;
 
 /// Carries out a command line.
 ///
@@ -34,10 +37,9 @@ use config::Config;
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let path = &cli.config;
     match &cli.command {
-        Command::Run { trial, log_format } => {
-            log::start(*log_format)?;
-            supervisor::run(path, &Config::read(path)?, *trial)
-        }
+        Command::Run { trial, log_format } => supervisor::run(path, *trial, *log_format),
+        Command::Front => front::process::main(),
+        Command::Warden => warden::process::main(),
         Command::Check => commands::check::run(path),
         Command::Init { address } => commands::init::run(path, address),
         Command::Client(command) => commands::client::run(path, command),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use postern_proto::{KeyFile, Payload, Profile};
 use postern_tests::capture::{Capture, Direction};
-use postern_tests::gate::{Gate, SSH, Settings, Variant};
+use postern_tests::gate::{Gate, SSH, Settings, USER, Variant};
 use postern_tests::knocks::{Client, now, random};
 use postern_tests::netns::Family;
 use postern_tests::probe::{Seen, probe, wait_to_see};
@@ -142,9 +142,10 @@ fn init_makes_a_gate_that_works() -> Result<()> {
         "overwritten"
     );
 
-    // Nothing but where it keeps what it remembers: the place it has by itself is the machine's.
+    // Nothing but where it keeps what it remembers, and its user: those it has by itself are the machine's.
     let state = format!("[gate]\nstate = \"{}\"\n", world.gate.directory().join("state").display());
-    fs::write(&config, written.replacen("[gate]\n", &state, 1))?;
+    let written = written.replacen("[gate]\n", &state, 1);
+    fs::write(&config, written.replace("#user = \"postern\"", &format!("user = \"{USER}\"")))?;
     world.gate.administer(&["check"])?;
     let profile = world.gate.administer(&["client", "add", "carol", "--service", "ssh"])?.text();
     world.gate.start(&[])?;

@@ -30,6 +30,9 @@ ports = ["53/udp"]
 
 [firewall]
 variant = "nft"
+
+[process]
+user = "nobody"
 "#;
 
 /// A good key file.
@@ -77,6 +80,8 @@ const BAD_CONFIGS: &[Mistake] = &[
     ("variant = \"nft\"", "guard = \"reject\"", 13, "unknown variant `reject`"),
     ("variant = \"nft\"", "grants = \"maybe\"", 13, "unknown variant `maybe`"),
     ("variant = \"nft\"", "always-allow = [\"10.0.0.0/33\"]", 13, "invalid IP address syntax"),
+    ("user = \"nobody\"", "group = \"nobody\"", 16, "unknown field `group`"),
+    ("user = \"nobody\"", "landlock = \"no\"", 16, "unknown variant `no`"),
 ];
 
 const BAD_KEYS: &[Mistake] = &[

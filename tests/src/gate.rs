@@ -1,9 +1,9 @@
 //! A gate under test: its files, its `posternd`, the knocks it gets, and what its kernel and its log say.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -19,7 +19,7 @@ mod log;
 mod settings;
 
 pub use log::Counters;
-pub use settings::{KNOCK_PORTS, SERVICES, SSH, Settings, Variant, WEB};
+pub use settings::{KNOCK_PORTS, SERVICES, SSH, Settings, USER, Variant, WEB};
 
 use crate::knocks::{Client, random};
 use crate::netns::{Family, Host};
@@ -45,6 +45,8 @@ impl Gate {
     pub fn new(host: Host, settings: Settings) -> Result<Self> {
         programs::directory()?;
         let files = tempfile::Builder::new().prefix("postern-gate-").tempdir()?;
+        // What the front remembers is below it, and the front is nobody.
+        fs::set_permissions(files.path(), Permissions::from_mode(0o711))?;
         let gate = Self { host, settings, files, id: GateId::from_bytes(random()), daemon: None };
         write_private(&gate.config(), &settings.to_toml(&gate.id, &gate.files.path().join("state")))?;
         gate.write_clients(&[])?;

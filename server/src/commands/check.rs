@@ -5,8 +5,10 @@ use std::path::Path;
 use anyhow::bail;
 
 use crate::config::Config;
-use crate::front::capture::Capture;
+use crate::front::capture::Opened;
+use crate::process::event_loop;
 use crate::warden::firewall::Firewall;
+use crate::warden::process::Reach;
 
 pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     let config = Config::read(path)?;
@@ -18,13 +20,13 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
         println!("service {name}: {} open for {window} a knock, {most} at the most", ports.join(", "));
     }
     let settings = config.warden(None);
-    let firewall = Firewall::new(settings.variant, &settings.families, settings.admit);
+    let Reach { variant, families, admit } = settings.reach;
+    let firewall = Firewall::new(variant, &families, admit);
     println!("rules that `posternd run` puts up (sessions that stand then are let through as well):");
     for rule in firewall.describe(&settings.guard) {
         println!("  {rule}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(look(&config, &firewall))
+    event_loop(look(&config, &firewall))
 }
 
 /// Looks at what only the running system can tell.
@@ -35,7 +37,7 @@ async fn look(config: &Config, firewall: &Firewall) -> anyhow::Result<()> {
         println!("problem: {text}");
     };
     for interface in &config.gate.interfaces {
-        match Capture::open(interface, &config.gate.ports) {
+        match Opened::open(interface, &config.gate.ports) {
             Ok(_) => println!("interface {interface}: can be watched"),
             Err(error) => problem(error.to_string()),
         }

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::front::capture::read_file;
 use crate::front::frame::Frame;
 use crate::front::gate::{Client, Gate, Memory, Outcome, Refused, Verdict};
+use crate::front::process::Settings;
 
 /// How far a clock may be off for a knock to be named all the same.
 const SEARCH: Duration = Duration::from_hours(24);
@@ -50,13 +51,12 @@ struct Explainer {
 
 impl Explainer {
     fn new(config: &Config, first: WallTime, last: WallTime) -> Self {
-        let settings = config.front();
-        let enrolled = settings.enrolled;
+        let Settings { watch, .. } = config.front();
         let memory = Memory::new(WallTime::from_micros(0));
-        let keys = settings.keys.clone();
-        let gate =
-            Gate::new(settings.keys, settings.tolerance, enrolled.services, enrolled.clients, memory, first);
-        Self { config_ports: settings.ports, gate, keys, first, last, wide: None }
+        let keys = GateKeys::derive(&watch.gate);
+        let clients = config.clients.iter().map(|entry| Client::new(&watch.gate, entry)).collect();
+        let gate = Gate::new(keys.clone(), watch.tolerance, config.service_table(), clients, memory, first);
+        Self { config_ports: watch.ports, gate, keys, first, last, wide: None }
     }
 
     fn explain(&mut self, at: WallTime, frame: &Frame<'_>) -> String {

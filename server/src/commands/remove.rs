@@ -2,11 +2,11 @@
 
 use anyhow::bail;
 
+use crate::process::event_loop;
 use crate::warden::firewall::{FirewallError, installed};
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    event_loop(async {
         let (mut removed, mut asked, mut failures) = (false, 0, Vec::new());
         for firewall in installed() {
             match firewall.remove().await {

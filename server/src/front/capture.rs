@@ -139,6 +139,25 @@ pub(crate) struct Stats {
     pub(crate) dropped: u32,
 }
 
+/// A live capture that was opened, with the privilege that this takes, and collects packets. Reading needs none.
+pub(crate) struct Opened {
+    interface: String,
+    link: Link,
+    pcap: pcap::Capture<Active>,
+}
+
+impl Opened {
+    /// Opens a capture of what may be a knock to `ports` on the interface, or on all of them for `any`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such interface, it is down or of an unknown kind, or capturing is not permitted.
+    pub(crate) fn open(interface: &str, ports: &[NonZeroU16]) -> Result<Self, CaptureError> {
+        let (link, pcap) = activate(interface, ports)?;
+        Ok(Self { interface: interface.to_owned(), link, pcap })
+    }
+}
+
 /// A live capture of knocks.
 pub(crate) struct Capture {
     interface: String,
@@ -147,21 +166,20 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Opens a capture of what may be a knock to `ports` on the interface, or on all of them for `any`. Must be called
-    /// within a tokio runtime with I/O enabled.
+    /// Reads from a capture. Must be called within a tokio runtime with I/O enabled.
     ///
     /// # Errors
     ///
-    /// When there is no such interface, it is down or of an unknown kind, or capturing is not permitted.
-    pub(crate) fn open(interface: &str, ports: &[NonZeroU16]) -> Result<Self, CaptureError> {
-        let (link, pcap) = activate(interface, ports)?;
+    /// When the event loop cannot watch it.
+    pub(crate) fn watch(opened: Opened) -> Result<Self, CaptureError> {
+        let Opened { interface, link, pcap } = opened;
         #[expect(
             deprecated,
             reason = "its successor is unsafe; libpcap owns the descriptor and keeps it until dropped"
         )]
         let pcap = AsyncFd::with_interest(pcap, READY)
-            .map_err(|source| CaptureError::Wait { interface: interface.to_owned(), source })?;
-        Ok(Self { interface: interface.to_owned(), link, pcap })
+            .map_err(|source| CaptureError::Wait { interface: interface.clone(), source })?;
+        Ok(Self { interface, link, pcap })
     }
 
     /// Waits for packets and hands over each datagram among them, at most 512 at once. Returns how many packets were
@@ -200,6 +218,11 @@ impl Capture {
                 return Ok(read);
             }
         }
+    }
+
+    /// Its interface, or `any`.
+    pub(crate) fn interface(&self) -> &str {
+        &self.interface
     }
 
     /// What the kernel counted so far.

@@ -1,39 +1,41 @@
 //! The front: the only room that reads strangers' packets. It cannot touch the firewall: what it decides goes, once
-//! recorded durably, through the pipe to the warden.
+//! recorded durably, as an order to the warden.
 //!
 //! ```text
-//! wire ──capture──▶ Frame ──▶ Gate ──▶ Unrecorded ──store──▶ Outcome ──pipe──▶ warden
+//! wire ──capture──▶ Frame ──▶ Gate ──▶ Unrecorded ──store──▶ Outcome ──Order──▶ warden
 //!         (pcap)   (frame)   (gate)                (one fsync for all that wait)
 //! ```
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
-use std::num::NonZeroU16;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use postern_proto::{Datagram, GateKeys, Tolerance};
+use postern_proto::{Datagram, GateId, GateKeys};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::sleep;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::clock::Now;
-use crate::pipe::{Order, OrderSender};
+use crate::link::Sender;
+use crate::order::Order;
+use crate::process::{Line, Report};
 
 pub(crate) mod capture;
 mod counters;
 mod filter;
 pub(crate) mod frame;
 pub mod gate;
+pub(crate) mod process;
 pub mod store;
 
-use capture::Capture;
+use capture::{Capture, Opened};
 use counters::Counters;
-use gate::{Client, Gate, Outcome, Purge, ServiceTable, Unrecorded, Verdict};
+use gate::{Gate, Outcome, Purge, Unrecorded, Verdict};
+use process::{Command, Enrolled, Event, Settings};
 use store::Store;
 
 /// Decisions that may wait for the store; beyond it a knock is refused unrecorded.
@@ -43,27 +45,10 @@ const HINT_PAUSE: Duration = Duration::from_millis(200);
 /// How often it is looked for knocks that may be forgotten, and for an interface to come back.
 const TICK: Duration = Duration::from_secs(5);
 
-/// What the front is told at its start.
-pub(crate) struct Settings {
-    pub(crate) interfaces: Vec<String>,
-    pub(crate) ports: Vec<NonZeroU16>,
-    pub(crate) keys: GateKeys,
-    pub(crate) tolerance: Tolerance,
-    /// Folder of the replay store.
-    pub(crate) store: PathBuf,
-    pub(crate) enrolled: Enrolled,
-}
-
-/// Who may knock for what.
-pub(crate) struct Enrolled {
-    pub(crate) services: ServiceTable,
-    pub(crate) clients: Vec<Client>,
-}
-
 /// The front, ready to run: everything that can fail at the start has not.
-pub(crate) struct Front {
-    captures: Vec<(String, Capture)>,
-    ports: Vec<NonZeroU16>,
+struct Front {
+    captures: Vec<Capture>,
+    gate_id: GateId,
     desk: Rc<Desk>,
     store: Arc<Store>,
 }
@@ -81,19 +66,18 @@ struct Desk {
 }
 
 impl Front {
-    /// Opens the store and the captures.
+    /// Opens the store, and reads from these captures.
     ///
     /// # Errors
-    /// When the store cannot be used, or an interface cannot be watched.
-    pub(crate) fn start(settings: Settings) -> anyhow::Result<Self> {
-        let Settings { interfaces, ports, keys, tolerance, store, enrolled } = settings;
+    /// When the store cannot be used, or the clients' keys do not read.
+    fn start(settings: &Settings, captures: Vec<Opened>) -> anyhow::Result<Self> {
+        let Settings { watch, enrolled } = settings;
         let now = Now::read();
-        let (store, memory) = Store::open(&store, now.boot)?;
-        let gate = Gate::new(keys, tolerance, enrolled.services, enrolled.clients, memory, now.wall);
-        let captures = interfaces
-            .into_iter()
-            .map(|name| Ok((name.clone(), Capture::open(&name, &ports)?)))
-            .collect::<anyhow::Result<_>>()?;
+        let (store, memory) = Store::open(&watch.store, now.boot)?;
+        let keys = GateKeys::derive(&watch.gate);
+        let clients = enrolled.clients(&watch.gate).context("the key file")?;
+        let gate = Gate::new(keys, watch.tolerance, enrolled.services.clone(), clients, memory, now.wall);
+        let captures = captures.into_iter().map(Capture::watch).collect::<Result<_, _>>()?;
         let desk = Desk {
             gate: RefCell::new(gate),
             counters: RefCell::default(),
@@ -102,37 +86,41 @@ impl Front {
             work: Notify::new(),
             stopping: Cell::new(false),
         };
-        Ok(Self { captures, ports, desk: Rc::new(desk), store: Arc::new(store) })
+        Ok(Self { captures, gate_id: watch.gate.clone(), desk: Rc::new(desk), store: Arc::new(store) })
     }
 
-    /// Works until `commands` ends; needs a `LocalSet`. Says in the log what it counted, at the end and on each reload.
+    /// Works until the line to the supervisor ends. Says in the log what it counted, at the end and on each reload.
     ///
     /// # Errors
-    /// When the warden is gone.
-    pub(crate) async fn run(
-        self,
-        orders: OrderSender,
-        mut commands: mpsc::Receiver<Enrolled>,
-    ) -> anyhow::Result<()> {
-        let Self { captures, ports, desk, store } = self;
+    /// When one of its tasks cannot go on.
+    async fn run(self, orders: Sender<Order>, mut line: Line<Command, Event>) -> anyhow::Result<()> {
+        let Self { captures, gate_id, desk, store } = self;
         let mut tasks = JoinSet::new();
-        for (name, capture) in captures {
-            tasks.spawn_local(watch(Rc::clone(&desk), name, ports.clone(), capture));
+        let (unwatched, mut lost) = mpsc::unbounded_channel();
+        for capture in captures {
+            tasks.spawn_local(watch(Rc::clone(&desk), capture, unwatched.clone()));
         }
         tasks.spawn_local(prepare(Rc::clone(&desk)));
         tasks.spawn_local(forget(Rc::clone(&desk)));
         let mut recorder = spawn_local(record(Rc::clone(&desk), store, orders));
         let result = loop {
             tokio::select! {
-                command = commands.recv() => match command {
-                    Some(Enrolled { services, clients }) => {
-                        desk.gate.borrow_mut().reload(services, clients, Now::read().wall);
-                        desk.counters.borrow().log();
+                command = line.commands.receive() => match command? {
+                    Some(Command::Reload(enrolled)) => {
+                        let result = desk.reload(&gate_id, enrolled);
+                        line.reports.send(&Report::Reloaded(result)).await?;
                     }
+                    Some(Command::Begin) => {}
                     None => break Ok(()),
                 },
+                Some(interface) = lost.recv() => {
+                    line.reports.send(&Report::Event(Event::Unwatched(interface))).await?;
+                }
                 Some(ended) = tasks.join_next() => {
-                    break ended.context("a task of the front failed").and_then(|result| result);
+                    match ended.context("a task of the front failed").and_then(|result| result) {
+                        Ok(()) => {}
+                        failed => break failed,
+                    }
                 }
                 ended = &mut recorder => return ended.context("the recorder failed")?,
             }
@@ -147,6 +135,14 @@ impl Front {
 }
 
 impl Desk {
+    /// Lets others knock from now on.
+    fn reload(&self, gate: &GateId, enrolled: Enrolled) -> Result<(), String> {
+        let clients = enrolled.clients(gate).map_err(|error| format!("the key file: {error}"))?;
+        self.gate.borrow_mut().reload(enrolled.services, clients, Now::read().wall);
+        self.counters.borrow().log();
+        Ok(())
+    }
+
     /// A knock-sized datagram came in.
     fn knock(&self, source: IpAddr, datagram: Datagram<'_>) {
         let mut counters = self.counters.borrow_mut();
@@ -171,12 +167,11 @@ impl Desk {
     }
 }
 
-/// Hands every datagram of an interface to the gate. An interface that goes away is waited for.
+/// Hands every datagram of an interface to the gate, until the interface goes down or away.
 async fn watch(
     desk: Rc<Desk>,
-    name: String,
-    ports: Vec<NonZeroU16>,
     mut capture: Capture,
+    unwatched: mpsc::UnboundedSender<String>,
 ) -> anyhow::Result<()> {
     let mut dropped = 0;
     loop {
@@ -185,31 +180,21 @@ async fn watch(
                 desk.knock(frame.source, datagram);
             }
         };
-        let Err(error) = capture.batch(each).await else {
-            let stats = capture.stats()?;
-            desk.counters.borrow_mut().dropped += u64::from(stats.dropped.saturating_sub(dropped));
-            dropped = stats.dropped;
-            // Under a flood there is always a next batch: the others have their turn all the same.
-            yield_now().await;
-            continue;
-        };
-        if !error.may_pass() {
-            return Err(error.into());
-        }
-        let error = anyhow::Error::from(error);
-        warn!(
-            interface = name,
-            error = format!("{error:#}"),
-            "cannot watch this interface; waiting for it to come back"
-        );
-        capture = loop {
-            sleep(TICK).await;
-            if let Ok(capture) = Capture::open(&name, &ports) {
-                info!(interface = name, "watching again");
-                dropped = 0;
-                break capture;
+        match capture.batch(each).await {
+            Ok(_) => {
+                let stats = capture.stats()?;
+                desk.counters.borrow_mut().dropped += u64::from(stats.dropped.saturating_sub(dropped));
+                dropped = stats.dropped;
+                // Under a flood there is always a next batch: the others have their turn all the same.
+                yield_now().await;
             }
-        };
+            Err(error) if error.may_pass() => {
+                warn!(interface = capture.interface(), "not watched until it is back: {error}");
+                drop(unwatched.send(capture.interface().to_owned()));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -237,7 +222,7 @@ async fn forget(desk: Rc<Desk>) -> anyhow::Result<()> {
 }
 
 /// Records what waits, all of it in one commit, and only then lets it have its effect.
-async fn record(desk: Rc<Desk>, store: Arc<Store>, mut orders: OrderSender) -> anyhow::Result<()> {
+async fn record(desk: Rc<Desk>, store: Arc<Store>, orders: Sender<Order>) -> anyhow::Result<()> {
     loop {
         if desk.waiting.borrow().is_empty() {
             if desk.stopping.get() {
@@ -287,8 +272,8 @@ impl Desk {
             }
             Outcome::Open(grant) => {
                 counters.accepted += 1;
-                let gate::Grant { client, services, source, from_port } = grant;
-                Some(Order::Open { client, services, source, from_port })
+                let gate::Grant { client, services, source, from_port, decided } = grant;
+                Some(Order::Open { client, services, source, from_port, decided })
             }
             Outcome::Close(closure) => {
                 counters.accepted += 1;

@@ -164,6 +164,10 @@ fn load(database: &Database, now: BootTime) -> Result<Memory, redb::Error> {
 }
 
 fn make_private(folder: &Path) -> io::Result<()> {
+    // As a rule the supervisor has made it: the front may not.
+    if folder.is_dir() {
+        return Ok(());
+    }
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent)?;
     }

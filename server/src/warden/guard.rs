@@ -2,11 +2,12 @@
 
 use ipnet::IpNet;
 use postern_proto::{Port, WallTime};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
 /// Everything the firewall is to hold beside the grants.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Guard {
     /// UDP ports that knocks come to: the kernel would answer for them, having no socket.
     pub(crate) knock_ports: Vec<NonZeroU16>,
@@ -21,7 +22,7 @@ pub(crate) struct Guard {
 }
 
 /// One port of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GuardedPort {
     pub(crate) port: Port,
     /// Whether a session outlives the window in which it began.
@@ -29,7 +30,7 @@ pub(crate) struct GuardedPort {
 }
 
 /// What meets whoever was not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Refuse {
     /// Silence.
     Drop,
@@ -38,7 +39,7 @@ pub(crate) enum Refuse {
 }
 
 /// What a grant does with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Admit {
     /// Accepts it.
     Accept,

@@ -12,10 +12,10 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
-use postern_proto::{ClientName, Port, ServiceName, WallTime, Window};
+use postern_proto::{ClientName, Port, ServiceName, WallTime};
 
 use crate::clock::{BootTime, Now};
-use crate::pipe::LIVE_LEASES;
+use crate::order::LIVE_LEASES;
 
 /// Number of a lease; hexadecimal in text. A renewal has a new one, so that no two rules in the kernel are ever alike, and
 /// taking out the old one cannot hit the new.
@@ -93,8 +93,8 @@ impl Ledger {
     /// What granting this lease means. Nothing is entered before [`Ledger::enter`].
     ///
     /// A client that knocks many times in a second costs the kernel one rule in that second.
-    pub(crate) fn plan(&mut self, now: Now, key: LeaseKey, ports: &[Port], window: Window) -> Plan {
-        let (until, ends) = (now.wall.after(window.duration()), now.boot.after(window.duration()));
+    pub(crate) fn plan(&mut self, now: Now, key: LeaseKey, ports: &[Port], lasts: Duration) -> Plan {
+        let (until, ends) = (now.wall.after(lasts), now.boot.after(lasts));
         let replaces = self.leases.get(&key).cloned();
         // The kernel goes by the wall clock: a rule that begins later by it, since somebody set it back, lets nobody in.
         let old = replaces.as_ref().filter(|old| old.from <= now.wall);
@@ -199,15 +199,15 @@ mod tests {
         ["22/tcp".parse().unwrap()]
     }
 
-    fn plan(ledger: &mut Ledger, now: Now, key: LeaseKey, secs: u32) -> Plan {
-        let plan = ledger.plan(now, key, &ssh(), Window::from_secs(secs).unwrap());
+    fn plan(ledger: &mut Ledger, now: Now, key: LeaseKey, secs: u64) -> Plan {
+        let plan = ledger.plan(now, key, &ssh(), Duration::from_secs(secs));
         if let Plan::Grant { lease, .. } | Plan::Extend(lease) = &plan {
             ledger.enter(lease.clone());
         }
         plan
     }
 
-    fn grant(ledger: &mut Ledger, now: Now, key: LeaseKey, secs: u32) -> (Lease, Option<Lease>) {
+    fn grant(ledger: &mut Ledger, now: Now, key: LeaseKey, secs: u64) -> (Lease, Option<Lease>) {
         match plan(ledger, now, key, secs) {
             Plan::Grant { lease, replaces } => (lease, replaces),
             other => panic!("{other:?}"),

@@ -1,4 +1,4 @@
-//! The warden: the only room that touches the firewall. It never sees a packet: orders come in through the pipe, are
+//! The warden: the only room that touches the firewall. It never sees a packet: orders come in from the front, are
 //! checked against the roll, and become leases in the ledger and rules in the kernel.
 //!
 //! ```text
@@ -6,6 +6,7 @@
 //! ```
 //! The kernel ends every window by itself (P5); the warden tidies up behind it. Its guard stays when it stops.
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -14,23 +15,31 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use postern_proto::{ClientId, Port, ServiceName, WallTime, Window};
+use postern_proto::{ClientId, Port, ServiceName, Window};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use crate::clock::Now;
-use crate::pipe::{Order, OrderReceiver};
+use crate::clock::{BootTime, Now};
+use crate::link::Receiver;
+use crate::order::Order;
+use crate::process::{Line, Report};
 
 pub(crate) mod firewall;
 pub(crate) mod guard;
 pub(crate) mod ledger;
+mod pace;
+pub(crate) mod process;
+mod refusal;
 pub(crate) mod roll;
 mod sessions;
 
-use firewall::{Family, Firewall, Found, Variant};
-use guard::{Admit, Guard, Session};
+use firewall::{Firewall, Found};
+use guard::{Guard, Session};
 use ledger::{Lease, LeaseKey, Ledger, Plan};
+use pace::Pace;
+use process::{Command, Event, Reach, Settings};
+use refusal::{OrderRefusal, Refusals};
 use roll::Roll;
 
 /// How often it is looked whether a session that stood before the guard has ended, while there is one.
@@ -42,29 +51,10 @@ const IDLE: Duration = Duration::from_hours(1);
 
 const NO_SESSIONS: &str = "cannot list the sessions that stand (sock_diag)";
 
-/// What the warden is told at its start.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) variant: Variant,
-    pub(crate) families: Vec<Family>,
-    pub(crate) admit: Admit,
-    pub(crate) guard: Guard,
-    pub(crate) roll: Roll,
-}
-
-/// What the warden is told while it runs.
-pub(crate) enum Command {
-    /// Who may have what and what is guarded, from now on. Leases that are not allowed any more end. How the
-    /// firewall is reached and how it admits stays as it was at the start.
-    Reload(Box<Settings>),
-    /// The trial is over: the guard stays.
-    Confirm,
-}
-
 /// Why the warden ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// The front is gone; the guard and the live grants stay.
+    /// It was told to; the guard and the live grants stay.
     Stopped,
     /// The trial was not confirmed; everything of ours is gone from the firewall.
     TrialOver,
@@ -76,6 +66,8 @@ pub(crate) struct Warden {
     guard: Guard,
     roll: Roll,
     ledger: Ledger,
+    pace: Pace,
+    refusals: Refusals,
     standing: Vec<Session>,
     closing: mpsc::UnboundedSender<Closing>,
     /// There is one warden in a network namespace: two would take each other's rules away.
@@ -90,11 +82,12 @@ enum Closing {
 
 impl Warden {
     /// Adopts the leases that the kernel holds, and puts the guard up around them and around the sessions that stand.
+    /// What of ours is `installed` elsewhere goes.
     ///
     /// # Errors
     /// When the firewall cannot be read or written; then it is as it was.
-    pub(crate) async fn start(settings: Settings) -> anyhow::Result<Self> {
-        let Settings { variant, families, admit, guard, roll } = settings;
+    pub(crate) async fn start(settings: Settings, installed: Vec<Firewall>) -> anyhow::Result<Self> {
+        let Settings { reach: Reach { variant, families, admit }, guard, roll } = settings;
         let alone = be_alone()?;
         let firewall = Firewall::new(variant, &families, admit);
         let now = Now::read();
@@ -116,7 +109,8 @@ impl Warden {
         }
         let (closing, queue) = mpsc::unbounded_channel();
         tokio::spawn(close_behind(firewall.clone(), queue));
-        let warden = Self { firewall, guard, roll, ledger, standing, closing, _alone: alone };
+        let (pace, refusals) = (Pace::default(), Refusals::default());
+        let warden = Self { firewall, guard, roll, ledger, pace, refusals, standing, closing, _alone: alone };
         if let Err(error) = warden.install().await {
             // One family's guard may be up: without a gate behind it, it would lock everybody out.
             if !was_guarded {
@@ -124,7 +118,7 @@ impl Warden {
             }
             return Err(error.into());
         }
-        for other in firewall::others(variant, &families).await? {
+        for other in firewall::others(installed, variant, &families).await? {
             if other.remove().await? {
                 warn!(
                     "rules of Postern for another kind of iptables, or another address family, are gone: the configuration has changed"
@@ -135,14 +129,14 @@ impl Warden {
         Ok(warden)
     }
 
-    /// Carries out orders until the front is gone or a trial is over.
+    /// Carries out orders until the line to the supervisor ends or a trial is over.
     ///
     /// # Errors
-    /// When the pipe does not hold what the front sends, or the guard cannot be changed.
-    pub(crate) async fn run(
+    /// When the guard of a trial that is over cannot be taken away.
+    async fn run(
         mut self,
-        mut orders: OrderReceiver,
-        mut commands: mpsc::Receiver<Command>,
+        mut orders: Receiver<Order>,
+        mut line: Line<Command, Event>,
     ) -> anyhow::Result<Ended> {
         self.apply_roll();
         let mut session_check = interval(SESSION_CHECK);
@@ -154,9 +148,15 @@ impl Warden {
             tokio::select! {
                 // Orders last: what a client that was just enabled asks for comes behind the news of it.
                 biased;
-                Some(command) = commands.recv() => match command {
-                    Command::Reload(settings) => self.reload(*settings).await,
-                    Command::Confirm => self.confirm().await,
+                command = line.commands.receive() => match command? {
+                    Some(Command::Reload { guard, roll }) => {
+                        let result = self.reload(guard, roll).await;
+                        line.reports.send(&Report::Reloaded(result)).await?;
+                    }
+                    Some(Command::Confirm) => if self.confirm().await {
+                        line.reports.send(&Report::Event(Event::Confirmed)).await?;
+                    },
+                    None => break,
                 },
                 () = sleep(next_end) => self.end_leases(),
                 _ = session_check.tick(), if !self.standing.is_empty() => self.end_sessions(),
@@ -164,17 +164,46 @@ impl Warden {
                     self.firewall.remove().await?;
                     return Ok(Ended::TrialOver);
                 }
-                order = orders.receive() => match order? {
-                    Some(Order::Open { client, services, source, from_port }) => {
-                        for (service, window) in services {
-                            self.open(client, &service, window, source, from_port).await;
-                        }
-                    }
-                    Some(Order::Close { client, services, source }) => self.close(client, &services, source),
-                    None => return Ok(Ended::Stopped),
+                order = orders.receive() => match order {
+                    Ok(Some(order)) => self.carry_out(order).await,
+                    Ok(None) => break,
+                    Err(error) => self.refuse(OrderRefusal::Malformed, &error),
                 },
             }
         }
+        // The front has ended before: what it ordered last is here.
+        while let Ok(Some(order)) = orders.receive_now() {
+            self.carry_out(order).await;
+        }
+        self.refusals.log();
+        Ok(Ended::Stopped)
+    }
+
+    async fn carry_out(&mut self, order: Order) {
+        let client = match &order {
+            Order::Open { client, .. } | Order::Close { client, .. } => *client,
+        };
+        if !self.roll.members.contains_key(&client) {
+            return self.refuse(OrderRefusal::UnknownClient, &client);
+        }
+        if !self.pace.allows(client, Now::read().boot) {
+            return self.refuse(OrderRefusal::TooFast, &client);
+        }
+        match order {
+            Order::Open { services, source, from_port, decided, .. } => {
+                for (service, window) in services {
+                    let result = self.open(client, &service, window, source, from_port, decided).await;
+                    if let Err(reason) = result {
+                        self.refuse(reason, &format_args!("{client} {service} for {window} from {source}"));
+                    }
+                }
+            }
+            Order::Close { services, source, .. } => self.close(client, &services, source),
+        }
+    }
+
+    fn refuse(&mut self, reason: OrderRefusal, order: &dyn fmt::Display) {
+        self.refusals.refuse(reason, Now::read().boot, order);
     }
 
     async fn open(
@@ -184,37 +213,40 @@ impl Warden {
         window: Window,
         source: IpAddr,
         from_port: Option<NonZeroU16>,
-    ) {
-        let Some((member, entry)) = self.roll.entitled(client, service, window) else {
-            warn!(%client, %service, %source, "an order beyond what the roll allows was refused");
-            return;
-        };
-        let (name, now) = (member.name.clone(), Now::read());
+        decided: BootTime,
+    ) -> Result<(), OrderRefusal> {
+        let now = Now::read();
+        let (member, entry) = self.roll.entitled(client, service, window, source, now.wall)?;
+        let name = member.name.clone();
+        let left = window.duration().saturating_sub(now.boot.since(decided));
+        if left.is_zero() {
+            return Err(OrderRefusal::Late);
+        }
         let key = LeaseKey { client: name.clone(), service: service.clone(), source, from_port };
-        let (lease, replaces) = match self.ledger.plan(now, key, &entry.ports, window) {
+        let (lease, replaces) = match self.ledger.plan(now, key, &entry.ports, left) {
             Plan::Unchanged => {
                 debug!(client = %name, %service, %source, "granted already for as long");
-                return;
+                return Ok(());
             }
             Plan::Extend(lease) => {
                 self.granted(lease);
-                return;
+                return Ok(());
             }
             Plan::Grant { lease, replaces } => (lease, replaces),
         };
         if replaces.is_none() && !self.ledger.has_room_for(&name, member.max_leases) {
-            warn!(client = %name, %service, %source, "too many leases: not granted");
-            return;
+            return Err(OrderRefusal::TooManyLeases);
         }
         if let Err(error) = self.firewall.open(&lease).await {
             error!(client = %name, %service, %source, %error, "not granted: the firewall failed");
             self.later(Closing::Lease(lease));
-            return;
+            return Ok(());
         }
         self.granted(lease);
         if let Some(old) = replaces {
             self.later(Closing::Lease(old));
         }
+        Ok(())
     }
 
     fn granted(&mut self, lease: Lease) {
@@ -241,12 +273,11 @@ impl Warden {
 
     /// Ends the leases that the roll does not allow any more.
     fn apply_roll(&mut self) {
-        let roll = &self.roll;
-        for lease in
-            self.ledger.take(|lease| !roll.still_allows(&lease.key.client, &lease.key.service, &lease.ports))
-        {
+        let (roll, now) = (&self.roll, Now::read().wall);
+        for lease in self.ledger.take(|lease| !roll.still_allows(lease, now)) {
             self.end(lease, "withdrawn");
         }
+        self.pace.retain(|client| roll.members.contains_key(&client));
     }
 
     fn end(&self, lease: Lease, how: &str) {
@@ -269,36 +300,39 @@ impl Warden {
     }
 
     /// Takes over another roll and guard.
-    async fn reload(&mut self, settings: Settings) {
-        let guard = Guard { until: self.guard.until, ..settings.guard };
+    ///
+    /// # Errors
+    /// Why the guard is the old one still, or not the new one for every address family.
+    async fn reload(&mut self, guard: Guard, roll: Roll) -> Result<(), String> {
+        let guard = Guard { until: self.guard.until, ..guard };
         let new = guard.ports.iter().filter(|port| !self.guard.ports.contains(port));
         let new: Vec<Port> = new.map(|guarded| guarded.port).collect();
-        match sessions::standing(&new) {
-            Ok(sessions) => self.standing.extend(sessions),
-            Err(error) => {
-                error!(%error, "{NO_SESSIONS}: everything stays as it was");
-                return;
-            }
-        }
+        let sessions = sessions::standing(&new).map_err(|error| format!("{NO_SESSIONS}: {error}"))?;
+        self.standing.extend(sessions);
         let old = std::mem::replace(&mut self.guard, guard);
-        self.roll = settings.roll;
+        self.roll = roll;
         self.apply_roll();
-        if let Err(error) = self.install().await {
-            error!(%error, "the guard could not be changed, or not for every address family: reload again");
+        self.install().await.map_err(|error| {
             self.guard = old;
-        }
+            format!("the guard could not be changed, or not for every address family: {error}")
+        })
     }
 
-    async fn confirm(&mut self) {
+    /// Makes the guard of a trial stay; `false` where it does not.
+    async fn confirm(&mut self) -> bool {
         let Some(until) = self.guard.until.take() else {
             info!("nothing to confirm: this is no trial");
-            return;
+            return false;
         };
         match self.install().await {
-            Ok(()) => info!("trial confirmed: the guard stays"),
+            Ok(()) => {
+                info!("trial confirmed: the guard stays");
+                true
+            }
             Err(error) => {
                 error!(%error, "not confirmed, the firewall failed: the trial goes on; confirm again");
                 self.guard.until = Some(until);
+                false
             }
         }
     }
@@ -341,9 +375,4 @@ fn be_alone() -> anyhow::Result<UnixListener> {
         io::ErrorKind::AddrInUse => anyhow!("another posternd guards this network namespace already"),
         _ => anyhow!(error).context("cannot make sure that no other posternd guards this network namespace"),
     })
-}
-
-/// When a trial that begins now is over.
-pub(crate) fn trial_end(length: Duration) -> WallTime {
-    Now::read().wall.after(length)
 }

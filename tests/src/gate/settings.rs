@@ -15,6 +15,9 @@ pub const SERVICES: [(&str, u16); 2] = [("ssh", SSH), ("web", WEB)];
 /// The knock ports of every gate. Nothing listens there: capturing needs no socket.
 pub const KNOCK_PORTS: [u16; 2] = [62_201, 443];
 
+/// The user that its processes run as: one that every Debian has.
+pub const USER: &str = "nobody";
+
 /// Which iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -92,7 +95,9 @@ impl Settings {
              [firewall]\n\
              variant = \"{variant}\"\n\
              guard = \"{guard}\"\n\
-             always-allow = {always_allow:?}\n",
+             always-allow = {always_allow:?}\n\
+             [process]\n\
+             user = \"{USER}\"\n",
             *id,
             SERVICES.map(service).concat()
         )

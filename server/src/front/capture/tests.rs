@@ -120,7 +120,7 @@ fn with_capture<T: Send>(lan: &Lan, interface: &str, work: impl AsyncFnOnce(Capt
         stay_on_this_processor();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let capture = Capture::open(interface, &ports()).unwrap();
+            let capture = Capture::watch(Opened::open(interface, &ports()).unwrap()).unwrap();
             tokio::time::timeout(DEADLINE, work(capture)).await.expect("nothing that was waited for came")
         })
     })
@@ -301,7 +301,7 @@ fn an_interface_that_goes_down_or_away_is_reported() {
 fn an_error_names_the_interface_and_the_way_out() {
     let lan = Lan::new();
     ip(&format!("-n {} link set eth0 down", lan.gate.0));
-    let open = |interface| lan.gate.inside(|| Capture::open(interface, &ports()).map(|_| ()).unwrap_err());
+    let open = |interface| lan.gate.inside(|| Opened::open(interface, &ports()).map(|_| ()).unwrap_err());
     let missing = open("eth1");
     assert!(missing.may_pass());
     assert_eq!(
@@ -316,7 +316,7 @@ fn an_error_names_the_interface_and_the_way_out() {
         let mut sets = capabilities(None).unwrap();
         sets.effective.remove(CapabilitySet::NET_RAW);
         set_capabilities(None, sets).unwrap();
-        Capture::open("any", &ports()).map(|_| ()).unwrap_err()
+        Opened::open("any", &ports()).map(|_| ()).unwrap_err()
     });
     assert!(!refused.may_pass());
     assert_eq!(refused.to_string(), "not allowed to capture on \"any\": run as root or with CAP_NET_RAW");

@@ -16,7 +16,8 @@ use postern_proto::{
     Services, Tolerance, WallTime, Window, open,
 };
 
-use crate::clock::Now;
+use crate::address::is_usable_source;
+use crate::clock::{BootTime, Now};
 
 mod client;
 mod policy;
@@ -26,7 +27,7 @@ mod replay;
 mod tests;
 
 pub use client::Client;
-pub use policy::{Permitted, ServiceLimits, ServiceTable, is_usable_source};
+pub use policy::{Permitted, ServiceLimits, ServiceTable};
 pub use replay::{Memory, Purge, Record, ReplayKey};
 
 use super::store::Receipt;
@@ -99,6 +100,8 @@ pub struct Grant {
     pub source: IpAddr,
     /// From which source port; from any when absent.
     pub from_port: Option<NonZeroU16>,
+    /// When the gate decided: the windows begin then.
+    pub decided: BootTime,
 }
 
 /// What a client gives back.
@@ -207,7 +210,8 @@ impl Gate {
                 Outcome::Close(Closure { client: id, services, source })
             }
             Ok(Permitted::Open(services)) => {
-                let grant = Grant { client: id, services, source, from_port: from_port(&fresh) };
+                let grant =
+                    Grant { client: id, services, source, from_port: from_port(&fresh), decided: now.boot };
                 if !self.take_leases(&grant, max_leases, now) {
                     return Verdict::Refused(refused(Refusal::Busy));
                 }

@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use postern_proto::{ClientId, ServiceName};
 
 use crate::clock::BootTime;
-use crate::pipe::LIVE_LEASES;
+use crate::order::LIVE_LEASES;
 
 /// What makes two grants one lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

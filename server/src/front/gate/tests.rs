@@ -137,6 +137,7 @@ fn a_fresh_knock_is_granted_what_it_asks_for() {
         services: vec![("ssh".parse().unwrap(), Window::from_secs(7).unwrap())],
         source: HERE.parse().unwrap(),
         from_port: NonZeroU16::new(40_000),
+        decided: world.now().boot,
     };
     assert_eq!(world.knock(&knock), Ok(Outcome::Open(grant)));
     assert_eq!(world.knock(&knock), Err(Refusal::Replayed));

@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const JUMP: &str = "-j POSTERN";
 
 /// Which of the two implementations of iptables is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Variant {
     /// Whatever `iptables` is on this host.

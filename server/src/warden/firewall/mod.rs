@@ -22,14 +22,18 @@ pub(crate) fn installed() -> Vec<Firewall> {
     may_hold.map(|(variant, family)| Firewall::new(variant, &[family], Admit::Accept)).collect()
 }
 
-/// Those that this configuration leaves out: a guard that an earlier one left there would shut ports behind its back.
-pub(crate) async fn others(variant: Variant, families: &[Family]) -> Result<Vec<Firewall>, FirewallError> {
+/// Those of the places that this configuration leaves out: a guard that an earlier one left there would shut ports behind its back.
+pub(crate) async fn others(
+    installed: Vec<Firewall>,
+    variant: Variant,
+    families: &[Family],
+) -> Result<Vec<Firewall>, FirewallError> {
     let actual = variant.actual().await?;
     let left_out = |firewall: &Firewall| {
         firewall.families.iter().any(|tables| tables.variant != actual || !families.contains(&tables.family))
     };
     let programs_there = |firewall: &Firewall| firewall.families.iter().all(Tables::is_installed);
-    Ok(installed().into_iter().filter(|firewall| left_out(firewall) && programs_there(firewall)).collect())
+    Ok(installed.into_iter().filter(|firewall| left_out(firewall) && programs_there(firewall)).collect())
 }
 
 /// The kernel's firewall, through iptables.

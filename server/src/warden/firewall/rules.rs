@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use postern_proto::{Port, Protocol, WallTime};
+use serde::{Deserialize, Serialize};
 
 use crate::warden::guard::{Admit, Guard, Refuse, Session};
 use crate::warden::ledger::{Lease, LeaseId, LeaseKey, last_second};
@@ -33,7 +34,7 @@ const COMMENT: &str = "postern";
 const STANDING: &str = "postern:standing";
 
 /// IPv4 or IPv6: iptables keeps them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Family {
     /// IPv4.
     V4,

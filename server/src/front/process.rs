@@ -1,0 +1,137 @@
+//! The front as a process of its own: it opens its captures as root, then gives up everything but its replay store,
+//! its captures, and the links that it was given.
+
+use std::num::NonZeroU16;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use postern_proto::keyfile::KeyFile;
+use postern_proto::text::TextError;
+use postern_proto::{GateId, Tolerance};
+use rustix::thread::CapabilitySet;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use super::Front;
+use super::capture::Opened;
+use super::gate::{Client, ServiceTable};
+use crate::link::{Message, Sender};
+use crate::order::Order;
+use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
+use crate::sandbox::{self, Access, Calls, Files, Keeps};
+
+/// The capabilities of the front once it works: none.
+pub(crate) const CAPABILITIES: CapabilitySet = CapabilitySet::empty();
+
+/// What the front is told at its start.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Settings {
+    pub(crate) watch: Watch,
+    pub(crate) enrolled: Enrolled,
+}
+
+/// What one front watches and remembers for as long as it lives.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Watch {
+    pub(crate) interfaces: Vec<String>,
+    pub(crate) ports: Vec<NonZeroU16>,
+    pub(crate) gate: GateId,
+    pub(crate) tolerance: Tolerance,
+    /// Folder of the replay store.
+    pub(crate) store: PathBuf,
+}
+
+/// Who may knock for what.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Enrolled {
+    pub(crate) services: ServiceTable,
+    /// The key file's text.
+    pub(crate) keys: Zeroizing<String>,
+}
+
+impl Enrolled {
+    /// The clients, with keys for this gate.
+    ///
+    /// # Errors
+    /// When the key file does not read.
+    pub(crate) fn clients(&self, gate: &GateId) -> Result<Vec<Client>, TextError> {
+        let entries = KeyFile::parse(&self.keys)?.into_clients();
+        Ok(entries.iter().map(|entry| Client::new(gate, entry)).collect())
+    }
+}
+
+/// What the front is told while it runs.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Command {
+    /// The guard stands: knocks may be read.
+    Begin,
+    /// Others may knock from now on.
+    Reload(Enrolled),
+}
+
+impl Message for Command {
+    const MAX: usize = LONGEST_SETTINGS;
+}
+
+/// What only the front has to tell the supervisor.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Event {
+    /// An interface is not there, or not up. It takes a new front to watch it again: this one may not open anything.
+    Unwatched(String),
+}
+
+/// The front's `main`.
+///
+/// # Errors
+/// When nobody started it who could tell it what to do.
+pub(crate) fn main() -> anyhow::Result<()> {
+    live(c"postern-front", confine, work)
+}
+
+struct Confined {
+    settings: Settings,
+    orders: OwnedFd,
+    captures: Vec<Opened>,
+    unwatched: Vec<String>,
+}
+
+/// Opens what takes privileges, and gives them up.
+fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<Confined> {
+    let Start { identity, settings, .. } = start;
+    let orders = descriptors.into_iter().next().context("no link to the warden was handed over")?;
+    let (mut captures, mut unwatched) = (Vec::new(), Vec::new());
+    for name in &settings.watch.interfaces {
+        match Opened::open(name, &settings.watch.ports) {
+            Ok(capture) => captures.push(capture),
+            Err(error) if error.may_pass() => {
+                warn!(interface = name, "not watched until it is there: {error}");
+                unwatched.push(name.clone());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let files = Files::default().keep(&settings.watch.store, Access::Write);
+    let keeps = Keeps { capabilities: CAPABILITIES, files, calls: Calls::Few };
+    if !sandbox::enter(identity, &keeps)? {
+        warn!("this kernel has no Landlock: a front that is taken over could read what its user may");
+    }
+    Ok(Confined { settings, orders, captures, unwatched })
+}
+
+async fn work(confined: Confined, mut line: Line<Command, Event>) -> anyhow::Result<()> {
+    let Confined { settings, orders, captures, unwatched } = confined;
+    let front = Front::start(&settings, captures)?;
+    beat(line.reports.clone());
+    line.reports.send(&Report::Ready).await?;
+    for interface in unwatched {
+        line.reports.send(&Report::Event(Event::Unwatched(interface))).await?;
+    }
+    // Not one knock is read before the guard stands: nobody is let in whom the kernel would not let out.
+    match line.commands.receive().await? {
+        Some(Command::Begin) => front.run(Sender::<Order>::new(orders)?, line).await,
+        Some(Command::Reload(_)) => anyhow::bail!("told of clients before it was told to begin"),
+        None => Ok(()),
+    }
+}

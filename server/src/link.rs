@@ -1,0 +1,333 @@
+//! The links between the processes: messages over pairs of `SOCK_SEQPACKET` sockets, which keep each packet whole and
+//! apart from the next, so that a process that dies in the middle of its work leaves no half message behind.
+//!
+//! ```text
+//! packet   version (1 byte) · more (1 byte: another packet of this message follows) · up to 32 KiB of the message
+//! message  one postcard value, at most `Message::MAX` bytes
+//! ```
+//! Who receives trusts nothing: a packet of another version, a message that is longer than it may be or does not decode
+//! to its last byte is an error, and the next message is read as if it had not been.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::unix::AsyncFd;
+use zeroize::Zeroizing;
+
+/// Changes with every change of a message.
+const VERSION: u8 = 1;
+const HEADER_LEN: usize = 2;
+const PACKET_LEN: usize = HEADER_LEN + 32 * 1024;
+/// Descriptors that one message may carry.
+const DESCRIPTORS: usize = 4;
+
+/// What can be sent over a link.
+pub(crate) trait Message: Serialize + DeserializeOwned {
+    /// Length of its encoding in bytes, at the most.
+    const MAX: usize;
+}
+
+/// Both ends of a new link.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Sends messages, once an event loop runs.
+pub(crate) struct Sender<M> {
+    socket: AsyncFd<OwnedFd>,
+    message: PhantomData<fn(M)>,
+}
+
+/// Receives messages, once an event loop runs.
+pub(crate) struct Receiver<M> {
+    socket: AsyncFd<OwnedFd>,
+    assembly: Assembly,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<M: Message> Sender<M> {
+    pub(crate) fn new(end: OwnedFd) -> io::Result<Self> {
+        Ok(Self { socket: watch(end)?, message: PhantomData })
+    }
+
+    /// Sends one message; waits while the link is full. Dropped while it waits, it leaves a message of several packets
+    /// unfinished, and the link with it unusable; a message of one packet is sent or not.
+    ///
+    /// # Errors
+    /// When nobody is at the other end, or the message is longer than it may be.
+    pub(crate) async fn send(&self, message: &M) -> io::Result<()> {
+        self.send_with(message, &[]).await
+    }
+
+    /// [`Sender::send`], with descriptors that the other end gets duplicates of.
+    pub(crate) async fn send_with(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        for packet in packets(message)? {
+            // They go with the last packet: a message is handed over when that has come.
+            let carried = if is_last(&packet) { descriptors } else { &[] };
+            loop {
+                let mut ready = self.socket.writable().await?;
+                match ready.try_io(|socket| send_packet(socket.as_fd(), &packet, carried)) {
+                    Ok(sent) => break sent?,
+                    Err(_would_block) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<M: Message> Receiver<M> {
+    pub(crate) fn new(end: OwnedFd) -> io::Result<Self> {
+        Ok(Self { socket: watch(end)?, assembly: Assembly::default(), message: PhantomData })
+    }
+
+    /// The next message, or `None` when nobody is at the other end any more. Nothing is lost when it is dropped while it
+    /// waits.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] for something that is no such message; the next call goes on behind it.
+    pub(crate) async fn receive(&mut self) -> io::Result<Option<M>> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let assembly = &mut self.assembly;
+            match ready.try_io(|socket| assembly.receive_packet(socket.as_fd(), RecvFlags::DONTWAIT, M::MAX))
+            {
+                Ok(Ok(Progress::More)) | Err(_) => {}
+                Ok(Ok(Progress::Whole)) => return assembly.take().map(|(message, _)| Some(message)),
+                Ok(Ok(Progress::Closed)) => return Ok(None),
+                Ok(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// The next message if it is there already.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] for something that is no such message.
+    pub(crate) fn receive_now(&mut self) -> io::Result<Option<M>> {
+        loop {
+            let socket = self.socket.get_ref().as_fd();
+            match self.assembly.receive_packet(socket, RecvFlags::DONTWAIT, M::MAX) {
+                Ok(Progress::More) => {}
+                Ok(Progress::Whole) => return self.assembly.take().map(|(message, _)| Some(message)),
+                Ok(Progress::Closed) => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Waits for one message without an event loop: the first one that a process is told, and the descriptors with it.
+///
+/// # Errors
+/// When there is nobody at the other end, or what comes is no such message.
+pub(crate) fn receive_first<M: Message>(end: BorrowedFd<'_>) -> io::Result<(M, Vec<OwnedFd>)> {
+    let mut assembly = Assembly::default();
+    loop {
+        match assembly.receive_packet(end, RecvFlags::empty(), M::MAX)? {
+            Progress::More => {}
+            Progress::Whole => return assembly.take(),
+            Progress::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+#[expect(deprecated, reason = "its successor is unsafe; an OwnedFd keeps its descriptor until it is dropped")]
+fn watch(end: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(end)
+}
+
+fn packets<M: Message>(message: &M) -> io::Result<impl Iterator<Item = Zeroizing<Vec<u8>>>> {
+    let body = Zeroizing::new(postcard::to_allocvec(message).map_err(io::Error::other)?);
+    if body.len() > M::MAX {
+        return Err(io::Error::other("a message longer than its link allows"));
+    }
+    let count = body.len().div_ceil(PACKET_LEN - HEADER_LEN).max(1);
+    Ok((0..count).map(move |index| {
+        let start = index * (PACKET_LEN - HEADER_LEN);
+        let end = body.len().min(start + PACKET_LEN - HEADER_LEN);
+        let mut packet = Zeroizing::new(Vec::with_capacity(HEADER_LEN + end - start));
+        packet.extend_from_slice(&[VERSION, u8::from(index + 1 < count)]);
+        packet.extend_from_slice(&body[start..end]);
+        packet
+    }))
+}
+
+fn is_last(packet: &[u8]) -> bool {
+    packet[1] == 0
+}
+
+fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("more descriptors than a message carries"));
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    sendmsg(socket, &[IoSlice::new(packet)], &mut control, flags)?;
+    Ok(())
+}
+
+/// A message that is coming in.
+#[derive(Default)]
+struct Assembly {
+    body: Zeroizing<Vec<u8>>,
+    descriptors: Vec<OwnedFd>,
+}
+
+enum Progress {
+    More,
+    Whole,
+    Closed,
+}
+
+impl Assembly {
+    fn receive_packet(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        flags: RecvFlags,
+        max: usize,
+    ) -> io::Result<Progress> {
+        let mut packet = Zeroizing::new(vec![0; PACKET_LEN]);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let iov = &mut [IoSliceMut::new(&mut packet)];
+        let received = recvmsg(socket, iov, &mut control, flags | RecvFlags::CMSG_CLOEXEC)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        if received.bytes == 0 {
+            return Ok(Progress::Closed);
+        }
+        let cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+        match packet[..received.bytes].split_first_chunk() {
+            Some((&[VERSION, more @ 0..=1], part)) if !cut && self.body.len() + part.len() <= max => {
+                self.body.extend_from_slice(part);
+                Ok(if more == 1 { Progress::More } else { Progress::Whole })
+            }
+            _ => {
+                *self = Self::default();
+                Err(invalid("a packet that is none of this link's"))
+            }
+        }
+    }
+
+    /// Decodes what has come.
+    fn take<M: Message>(&mut self) -> io::Result<(M, Vec<OwnedFd>)> {
+        let Self { body, descriptors } = std::mem::take(self);
+        match postcard::take_from_bytes(&body) {
+            Ok((message, [])) => Ok((message, descriptors)),
+            _ => Err(invalid("a message that does not decode")),
+        }
+    }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use rustix::net::send;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+    struct Text(String);
+
+    impl Message for Text {
+        const MAX: usize = 1024 * 1024;
+    }
+
+    fn ends() -> (Sender<Text>, Receiver<Text>) {
+        let (a, b) = pair().unwrap();
+        (Sender::new(a).unwrap(), Receiver::new(b).unwrap())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn messages_of_every_length_arrive_whole_and_in_order() {
+        let (sender, mut receiver) = ends();
+        let texts = [0, 1, 32 * 1024 - 4, 32 * 1024, 1000 * 1000].map(|len| Text("x".repeat(len)));
+        let sending = async {
+            for text in &texts {
+                sender.send(text).await.unwrap();
+            }
+        };
+        let receiving = async {
+            for text in &texts {
+                assert_eq!(receiver.receive().await.unwrap().as_ref(), Some(text));
+            }
+        };
+        tokio::join!(sending, receiving);
+        assert_eq!(receiver.receive_now().unwrap(), None);
+        drop(sender);
+        assert_eq!(receiver.receive().await.unwrap(), None);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_too_long_is_not_sent_and_not_taken() {
+        let (sender, mut receiver) = ends();
+        let error = sender.send(&Text("x".repeat(Text::MAX))).await.unwrap_err();
+        assert!(error.to_string().contains("longer"), "{error}");
+
+        let socket = sender.socket.get_ref();
+        let part = [&[VERSION, 1][..], &vec![b'x'; 32 * 1024]].concat();
+        for _ in 0..=Text::MAX / (32 * 1024) {
+            send_packet(socket.as_fd(), &part, &[]).unwrap();
+            if receiver.receive_now().is_err() {
+                sender.send(&Text("next".to_owned())).await.unwrap();
+                assert_eq!(receiver.receive().await.unwrap(), Some(Text("next".to_owned())));
+                return;
+            }
+        }
+        panic!("a message without end was taken");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn junk_is_an_error_and_the_next_message_is_read() {
+        let (sender, mut receiver) = ends();
+        for junk in [
+            &[VERSION][..],
+            &[VERSION + 1, 0, 0],
+            &[VERSION, 2, 0],
+            &[VERSION, 0],
+            &[VERSION, 0, 9, b'x'],
+            &[VERSION, 0, 0, 0],
+        ] {
+            send(sender.socket.get_ref(), junk, SendFlags::empty()).unwrap();
+            let error = receiver.receive().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{junk:?}");
+        }
+        sender.send(&Text("next".to_owned())).await.unwrap();
+        assert_eq!(receiver.receive().await.unwrap(), Some(Text("next".to_owned())));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_first_message_brings_descriptors() {
+        let (a, b) = pair().unwrap();
+        let (mut file, path) = tempfile::NamedTempFile::new().unwrap().into_parts();
+        let sender = Sender::new(a).unwrap();
+        sender.send_with(&Text("y".repeat(100_000)), &[file.as_fd()]).await.unwrap();
+        let (text, descriptors) = receive_first::<Text>(b.as_fd()).unwrap();
+        assert_eq!(text.0.len(), 100_000);
+        let mut same = File::from(descriptors.into_iter().next().unwrap());
+        same.write_all(b"here").unwrap();
+        file.flush().unwrap();
+        assert_eq!(std::fs::read(path).unwrap(), b"here");
+    }
+}

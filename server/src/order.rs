@@ -1,0 +1,45 @@
+//! What the front asks of the warden: all that one ever tells the other. It goes one way.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use postern_proto::{ClientId, ServiceName, Window};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::BootTime;
+use crate::link::Message;
+
+/// Leases that may live at a time, of all clients together: the front orders no more, and the warden grants no more.
+pub(crate) const LIVE_LEASES: usize = 16_384;
+
+/// What the front asks of the warden, once the knock behind it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Let a client's source in.
+    Open {
+        /// Whose knock it was.
+        client: ClientId,
+        /// The services, each with the length of its window.
+        services: Vec<(ServiceName, Window)>,
+        /// Whom to let in.
+        source: IpAddr,
+        /// From this source port only.
+        from_port: Option<NonZeroU16>,
+        /// When the knock came: its windows begin then, however long the warden was away.
+        decided: BootTime,
+    },
+    /// End a client's leases for its source.
+    Close {
+        /// Whose knock it was.
+        client: ClientId,
+        /// The services to close.
+        services: Vec<ServiceName>,
+        /// Whose leases end.
+        source: IpAddr,
+    },
+}
+
+impl Message for Order {
+    /// An open of as many services as fit a knock is far below it.
+    const MAX: usize = 1024;
+}

@@ -1,0 +1,283 @@
+//! The supervisor: starts front and warden, starts them again when they die or hang, hands them new settings, and
+//! stops them. It parses nothing from outside but the files of the administrator, and holds only the capabilities that
+//! starting the others takes.
+//!
+//! ```text
+//!                 supervisor
+//!        settings ╱        ╲ settings        a line each: a pair of sockets that ends with either end
+//!     reports    ╱          ╲    reports
+//!           front ──orders──▶ warden         a pair of its own, which outlives both: what the one ordered before the
+//!                                            other died is carried out by its successor
+//! ```
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use postern_proto::WallTime;
+use rustix::thread::CapabilitySet;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use crate::clock::Now;
+use crate::config::Config;
+use crate::front::process as front;
+use crate::link;
+use crate::log;
+use crate::process::{Start, event_loop};
+use crate::sandbox::{Identity, limit_capabilities};
+use crate::warden::process as warden;
+
+mod ground;
+mod post;
+
+use post::{Happening, Post};
+
+/// What it takes to start the others: to make them another user with fewer capabilities, to hand them what is theirs, to
+/// end them, and what they keep or begin with.
+const CAPABILITIES: CapabilitySet = CapabilitySet::SETUID
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::NET_RAW);
+
+/// How often it looks whether an interface is back, and tells systemd that it is not stuck.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs the gate until it is told to stop. The guard and the live grants stay then; the kernel ends the grants.
+///
+/// # Errors
+/// When the gate cannot start.
+pub(crate) fn run(path: &Path, trial: Option<Duration>, log_format: log::Format) -> anyhow::Result<()> {
+    log::start(log_format)?;
+    limit_capabilities(CAPABILITIES)?;
+    let config = Config::read(path)?;
+    event_loop(async move { Supervisor::new(path, config, trial, log_format)?.run().await })
+}
+
+struct Supervisor {
+    path: PathBuf,
+    config: Config,
+    identity: Identity,
+    log_format: log::Format,
+    /// When the trial is over, until it is confirmed.
+    trial_end: Option<WallTime>,
+    front: Post<front::Command, front::Event>,
+    warden: Post<warden::Command, warden::Event>,
+    /// The ends of the front's link to the warden.
+    orders: (OwnedFd, OwnedFd),
+    /// Interfaces that the front does not watch: they were not there.
+    unwatched: BTreeSet<String>,
+    signals: Signals,
+}
+
+struct Signals {
+    hangup: Signal,
+    confirm: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Supervisor {
+    fn new(
+        path: &Path,
+        config: Config,
+        trial: Option<Duration>,
+        log_format: log::Format,
+    ) -> anyhow::Result<Self> {
+        // Before anything starts: a signal that comes early must not end the process half way.
+        let signals = Signals {
+            hangup: signal(SignalKind::hangup())?,
+            confirm: signal(SignalKind::user_defined1())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        let identity = config.identity()?;
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            identity,
+            log_format,
+            trial_end: trial.map(|length| Now::read().wall.after(length)),
+            front: Post::new("front", front::CAPABILITIES),
+            warden: Post::new("warden", warden::CAPABILITIES),
+            orders: link::pair().context("cannot make the link between front and warden")?,
+            unwatched: BTreeSet::new(),
+            signals,
+        })
+    }
+
+    async fn run(mut self) -> anyhow::Result<()> {
+        // The store and the captures first: where they fail, the firewall is as it was. The guard next, and knocks are
+        // read once it stands.
+        self.start_front().await?;
+        self.front.settle().await?;
+        self.start_warden().await?;
+        self.warden.settle().await?;
+        self.front.tell(&front::Command::Begin).await?;
+        if let Some(end) = self.trial_end {
+            let pid = std::process::id();
+            info!("trial: the guard falls at {end} unless confirmed: kill -USR1 {pid}");
+        }
+        info!(clients = self.config.clients.len(), "ready");
+        notify(&[NotifyState::Ready]);
+
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = self.signals.terminate.recv() => break,
+                _ = self.signals.interrupt.recv() => break,
+                _ = self.signals.confirm.recv() => self.confirm().await,
+                _ = self.signals.hangup.recv() => self.reload_and_say().await,
+                _ = tick.tick() => {
+                    notify(&[NotifyState::Watchdog]);
+                    self.look_for_interfaces().await;
+                }
+                happening = self.front.next() => self.front_happening(happening).await,
+                happening = self.warden.next() => if self.warden_happening(happening).await {
+                    self.front.dismiss().await;
+                    info!("the trial was not confirmed: every rule of Postern is gone again");
+                    return Ok(());
+                },
+            }
+        }
+        notify(&[NotifyState::Stopping]);
+        self.front.dismiss().await;
+        self.warden.dismiss().await;
+        info!("stopped; the guard and live grants stay (posternd remove takes them away)");
+        Ok(())
+    }
+
+    async fn start_front(&mut self) -> anyhow::Result<()> {
+        ground::lay_store(&self.config.store(), self.identity)?;
+        self.unwatched.clear();
+        let start = self.start_message(self.config.front());
+        self.front.occupy(&start, &[self.orders.0.as_fd()]).await
+    }
+
+    async fn start_warden(&mut self) -> anyhow::Result<()> {
+        let settings = self.config.warden(self.trial_end);
+        ground::share_lock(settings.reach.variant, self.identity)?;
+        let start = self.start_message(settings);
+        self.warden.occupy(&start, &[self.orders.1.as_fd()]).await
+    }
+
+    fn start_message<S>(&self, settings: S) -> Start<S> {
+        Start { identity: self.identity, log_format: self.log_format, settings }
+    }
+
+    async fn front_happening(&mut self, happening: Happening<front::Event>) {
+        let result = match happening {
+            Happening::Due => self.start_front().await,
+            Happening::Ready => self.front.tell(&front::Command::Begin).await,
+            Happening::Event(front::Event::Unwatched(name)) => {
+                if self.config.gate.interfaces.contains(&name) {
+                    self.unwatched.insert(name);
+                }
+                Ok(())
+            }
+            // Who asked for it waits no more.
+            Happening::Reloaded(_) | Happening::Gone => Ok(()),
+        };
+        if let Err(error) = result {
+            self.front.give_up(&error).await;
+        }
+    }
+
+    /// `true` when an unconfirmed trial is over.
+    async fn warden_happening(&mut self, happening: Happening<warden::Event>) -> bool {
+        match happening {
+            Happening::Due => {
+                if let Err(error) = self.start_warden().await {
+                    self.warden.give_up(&error).await;
+                }
+            }
+            Happening::Event(warden::Event::TrialOver) => return true,
+            Happening::Event(warden::Event::Confirmed) => self.trial_end = None,
+            Happening::Ready | Happening::Reloaded(_) | Happening::Gone => {}
+        }
+        false
+    }
+
+    async fn confirm(&mut self) {
+        if let Err(error) = self.warden.tell(&warden::Command::Confirm).await {
+            error!("not confirmed: {error:#}; confirm again");
+        }
+    }
+
+    async fn reload_and_say(&mut self) {
+        notify(&[NotifyState::Reloading]);
+        match self.reload().await {
+            Ok(()) => info!(clients = self.config.clients.len(), "reloaded"),
+            Err(error) => error!("not reloaded; everything stays as it was: {error:#}"),
+        }
+        notify(&[NotifyState::Ready]);
+    }
+
+    /// Takes over what the files say now: live where that can be, with new processes where it cannot.
+    async fn reload(&mut self) -> anyhow::Result<()> {
+        let config = Config::read(&self.path)?;
+        let identity = config.identity()?;
+        let (old, old_identity) = (self.config.front().watch, self.identity);
+        let old_reach = self.config.warden(None).reach;
+        let warden::Settings { reach, guard, roll } = config.warden(None);
+        let is_same_user = identity == old_identity;
+
+        // The warden first: what it refuses leaves the front as it was.
+        if is_same_user && reach == old_reach {
+            self.warden.ask(&warden::Command::Reload { guard, roll }).await?;
+            self.config = config;
+        } else {
+            self.warden.dismiss().await;
+            let old_config = std::mem::replace(&mut self.config, config);
+            self.identity = identity;
+            if let Err(error) = self.restart_warden().await {
+                (self.config, self.identity) = (old_config, old_identity);
+                self.restart_warden().await.context("and the old settings do not work any more either")?;
+                return Err(error);
+            }
+        }
+        if is_same_user && self.config.front().watch == old {
+            self.front.ask(&front::Command::Reload(self.config.enrolled())).await
+        } else {
+            self.front.dismiss().await;
+            self.front.due_at_once();
+            Ok(())
+        }
+    }
+
+    async fn restart_warden(&mut self) -> anyhow::Result<()> {
+        self.start_warden().await?;
+        self.warden.settle().await
+    }
+
+    /// Starts a new front when an interface is there that the old one could not watch.
+    async fn look_for_interfaces(&mut self) {
+        if self.unwatched.is_empty() {
+            return;
+        }
+        let devices = match pcap::Device::list() {
+            Ok(devices) => devices,
+            Err(error) => return warn!(%error, "cannot list the interfaces"),
+        };
+        let is_back = |device: &pcap::Device| self.unwatched.contains(&device.name) && device.flags.is_up();
+        if let Some(device) = devices.iter().find(|device| is_back(device)) {
+            info!(interface = device.name, "it is there: a new front watches it");
+            self.front.dismiss().await;
+            self.front.due_at_once();
+        }
+    }
+}
+
+/// Tells systemd, where it started us. That it cannot be told is no reason to stop: it will say so itself.
+fn notify(state: &[NotifyState<'_>]) {
+    drop(sd_notify::notify(state));
+}

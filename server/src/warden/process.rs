@@ -1,0 +1,121 @@
+//! The warden as a process of its own: an unprivileged user that may configure the network, run iptables, and not much
+//! else. It never sees a packet.
+
+use std::env;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use rustix::thread::CapabilitySet;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::firewall::{Family, Firewall, Variant, installed};
+use super::guard::{Admit, Guard};
+use super::roll::Roll;
+use super::{Ended, Warden};
+use crate::link::{Message, Receiver};
+use crate::order::Order;
+use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
+use crate::sandbox::{self, Access, Calls, Files, Keeps};
+
+/// The capabilities of the warden, and of iptables as it runs it: legacy asks for its tables through a raw socket.
+pub(crate) const CAPABILITIES: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RAW);
+
+/// The file that programs of iptables-legacy lock so that no two write at a time.
+const LOCK: &str = "/run/xtables.lock";
+/// The environment variable that names another.
+const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
+
+/// What the warden is told at its start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    pub(crate) reach: Reach,
+    pub(crate) guard: Guard,
+    pub(crate) roll: Roll,
+}
+
+/// How one warden reaches the firewall for as long as it lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reach {
+    pub(crate) variant: Variant,
+    pub(crate) families: Vec<Family>,
+    pub(crate) admit: Admit,
+}
+
+/// What the warden is told while it runs.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Command {
+    /// Who may have what and what is guarded, from now on. Leases that are not allowed any more end.
+    Reload { guard: Guard, roll: Roll },
+    /// The trial is over: the guard stays.
+    Confirm,
+}
+
+impl Message for Command {
+    const MAX: usize = LONGEST_SETTINGS;
+}
+
+/// What only the warden has to tell the supervisor.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Event {
+    /// The trial was confirmed: the guard stays.
+    Confirmed,
+    /// The trial was not confirmed; everything of ours is gone from the firewall.
+    TrialOver,
+}
+
+/// The warden's `main`.
+///
+/// # Errors
+/// When nobody started it who could tell it what to do.
+pub(crate) fn main() -> anyhow::Result<()> {
+    live(c"postern-warden", confine, work)
+}
+
+struct Confined {
+    settings: Settings,
+    orders: OwnedFd,
+    /// Where rules of ours may be, whatever the settings say: only root can ask.
+    installed: Vec<Firewall>,
+}
+
+/// Gives up what a warden does not need.
+fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<Confined> {
+    let Start { identity, settings, .. } = start;
+    let orders = descriptors.into_iter().next().context("no link to the front was handed over")?;
+    let installed = installed();
+    // Programs and libraries, what these read about themselves, and what iptables asks of the kernel.
+    let files = Files::default()
+        .keep_existing(&["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"], Access::Run)
+        .keep_existing(
+            &["/etc/ld.so.cache", "/etc/protocols", "/etc/services", "/etc/nsswitch.conf"],
+            Access::Read,
+        )
+        .keep("/proc", Access::Read)
+        .keep("/dev/null", Access::Write);
+    let lock = lock_file();
+    let files = if lock.exists() { files.keep(lock, Access::Write) } else { files };
+    let keeps = Keeps { capabilities: CAPABILITIES, files, calls: Calls::Ordinary };
+    if !sandbox::enter(identity, &keeps)? {
+        warn!("this kernel has no Landlock: a warden that is taken over could read what its user may");
+    }
+    Ok(Confined { settings, orders, installed })
+}
+
+/// The lock of iptables-legacy, which its programs open for writing.
+pub(crate) fn lock_file() -> PathBuf {
+    env::var_os(LOCK_VARIABLE).map_or_else(|| LOCK.into(), PathBuf::from)
+}
+
+async fn work(confined: Confined, line: Line<Command, Event>) -> anyhow::Result<()> {
+    let Confined { settings, orders, installed } = confined;
+    beat(line.reports.clone());
+    let reports = line.reports.clone();
+    let warden = Warden::start(settings, installed).await?;
+    reports.send(&Report::Ready).await?;
+    if warden.run(Receiver::<Order>::new(orders)?, line).await? == Ended::TrialOver {
+        reports.send(&Report::Event(Event::TrialOver)).await?;
+    }
+    Ok(())
+}
