@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 macro_rules! refusals {
     ($($(#[$doc:meta])* $variant:ident = $name:literal: $meaning:literal,)*) => {
         /// The one reason why a gate refused a knock, in the order in which the gate checks (SPEC 5).
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
         #[non_exhaustive]
         pub enum Refusal {
             $($(#[$doc])* #[doc = $meaning] $variant,)*
@@ -57,3 +60,21 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Line {
+        reason: Refusal,
+    }
+
+    #[test]
+    fn each_is_written_by_its_name() {
+        for refusal in Refusal::ALL {
+            let text = format!("reason = \"{refusal}\"");
+            assert_eq!(toml::from_str::<Line>(&text).unwrap().reason, *refusal);
+        }
+    }
+}

@@ -44,14 +44,18 @@ pub(crate) enum Command {
         log_format: log::Format,
     },
     /// Read the configuration and the key file, look at the firewall, and say what `run` would do
-    Check,
+    Check {
+        /// Say instead what each process of the running gate holds
+        #[arg(long)]
+        privileges: bool,
+    },
     /// Write a commented configuration with a new gate id and a random knock port, and an empty key file
     Init {
         /// A name or address that clients reach this host by; repeat for several
         #[arg(long, value_name = "HOST")]
         address: Vec<Host>,
     },
-    /// Manage clients; a running gate takes changes up on SIGHUP
+    /// Manage clients; a running gate takes changes up at once
     #[command(subcommand)]
     Client(ClientCommand),
     /// Say of each packet of a capture file what the gate would do with it, and why
@@ -59,6 +63,22 @@ pub(crate) enum Command {
         /// A pcap file
         file: PathBuf,
     },
+    /// Say how the running gate does
+    Status(Asking),
+    /// List the live leases: who is let in, where, and until when
+    List(Asking),
+    /// End leases: those of a client, an address or a lease number, or "all"
+    Revoke {
+        /// A lease's number, a client's name, an address, or "all"
+        #[arg(value_name = "LEASE|CLIENT|ADDRESS|all")]
+        which: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Have the running gate read its files again
+    Reload(Asking),
+    /// Put up the guard alone, without a gate behind it: what the host does while it boots
+    Guard,
     /// Take every rule of Postern out of the firewall
     Remove,
     /// What `run` starts to read packets
@@ -67,6 +87,16 @@ pub(crate) enum Command {
     /// What `run` starts to touch the firewall
     #[command(hide = true)]
     Warden,
+}
+
+#[derive(Args)]
+pub(crate) struct Asking {
+    /// The gate's socket, instead of the one that the configuration names
+    #[arg(long, value_name = "PATH", env = "POSTERND_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Subcommand)]

@@ -17,6 +17,8 @@ use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 use zeroize::Zeroizing;
 
+use crate::admin::DEFAULT_SOCKET;
+use crate::clock::BootTime;
 use crate::front::gate::{ServiceLimits, ServiceTable};
 use crate::front::process::{self as front, Enrolled, Watch};
 use crate::sandbox::Identity;
@@ -30,6 +32,9 @@ pub(crate) const DEFAULT_PATH: &str = "/etc/postern/posternd.toml";
 
 /// Knock ports of one gate, at the most.
 const MAX_KNOCK_PORTS: usize = 8;
+
+/// Interfaces of one gate, at the most.
+const MAX_INTERFACES: usize = 64;
 
 /// A file that does not read; its text says which, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +53,7 @@ pub(crate) struct Config {
     pub(crate) services: BTreeMap<ServiceName, ServiceConfig>,
     firewall: FirewallConfig,
     process: ProcessConfig,
+    pub(crate) admin: AdminConfig,
     /// The key file, as an absolute or relative path that can be opened.
     pub(crate) keys: PathBuf,
     key_text: Zeroizing<String>,
@@ -64,6 +70,8 @@ struct RawConfig {
     firewall: FirewallConfig,
     #[serde(default)]
     process: ProcessConfig,
+    #[serde(default)]
+    admin: AdminConfig,
 }
 
 /// `[gate]`.
@@ -182,24 +190,79 @@ impl Default for ProcessConfig {
     }
 }
 
+/// `[admin]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct AdminConfig {
+    /// Where the gate answers its administrators.
+    pub(crate) socket: PathBuf,
+    /// Who may ask beside root.
+    group: Option<String>,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { socket: DEFAULT_SOCKET.into(), group: None }
+    }
+}
+
 impl Config {
     /// Reads the configuration and the key file that it names.
     ///
     /// # Errors
     /// [`ConfigError`] for the first mistake in either file.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let mut config = Self::read_without_keys(path)?;
+        (config.key_text, config.clients) = read_keys(&config.keys, config.services.keys())?;
+        Ok(config)
+    }
+
+    /// Reads the configuration alone: without clients, whatever their file is like.
+    fn read_without_keys(path: &Path) -> Result<Self, ConfigError> {
         let text = read_safe(path, Exposure::NotWritable)?;
         let error = |cause| ConfigError::Text { path: path.to_owned(), cause };
-        let mut raw: RawConfig = from_toml(&text).map_err(error)?;
+        let raw: RawConfig = from_toml(&text).map_err(error)?;
         raw.check(&text).map_err(error)?;
+        let RawConfig { mut gate, services, firewall, process, mut admin } = raw;
         // Relative to this file, not to wherever the gate is started: it must not remember in two places.
         let folder = path.parent().unwrap_or(Path::new(""));
-        let keys = folder.join(&raw.gate.keys);
-        raw.gate.state = folder.join(&raw.gate.state);
-        let (key_text, clients) = read_keys(&keys, raw.services.keys())?;
-        let services = raw.services.into_iter().map(|(name, service)| (name, service.into_inner())).collect();
-        let RawConfig { gate, firewall, process, .. } = raw;
-        Ok(Self { gate, services, firewall, process, keys, key_text, clients, path: path.to_owned() })
+        let keys = folder.join(&gate.keys);
+        gate.state = folder.join(&gate.state);
+        admin.socket = folder.join(&admin.socket);
+        let services = services.into_iter().map(|(name, service)| (name, service.into_inner())).collect();
+        let (key_text, clients, path) = (Zeroizing::default(), vec![], path.to_owned());
+        Ok(Self { gate, services, firewall, process, admin, keys, key_text, clients, path })
+    }
+
+    /// What the guard takes that stands without a gate.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first mistake in the configuration; the key file is not looked at.
+    pub(crate) fn guard_alone(path: &Path) -> Result<(Reach, Guard), ConfigError> {
+        let config = Self::read_without_keys(path)?;
+        Ok((config.reach(), config.guard(None)))
+    }
+
+    /// Where the gate of this configuration answers its administrators.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first mistake in the configuration; the key file is not looked at.
+    pub(crate) fn admin_socket(path: &Path) -> Result<PathBuf, ConfigError> {
+        Ok(Self::read_without_keys(path)?.admin.socket)
+    }
+
+    /// The group that may ask the gate, beside root.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unfit`] when there is no such group.
+    pub(crate) fn admin_group(&self) -> Result<Option<u32>, ConfigError> {
+        let Some(name) = &self.admin.group else { return Ok(None) };
+        let unfit = |problem| ConfigError::Unfit { path: self.path.clone(), problem };
+        match nix::unistd::Group::from_name(name) {
+            Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
+            Ok(None) => Err(unfit(format!("there is no group {name} on this host: name another in [admin]"))),
+            Err(error) => Err(unfit(format!("cannot look up the group {name} of [admin]: {error}"))),
+        }
     }
 
     /// Who the processes are that meet the world.
@@ -255,22 +318,32 @@ impl Config {
         self.services.iter().map(|(name, service)| (name.clone(), limits(service))).collect()
     }
 
-    /// What the warden is told; no secret is in it. A trial has an end.
-    pub(crate) fn warden(&self, trial_end: Option<WallTime>) -> warden::Settings {
+    /// What the warden of a gate that was started at `since` is told; no secret is in it. A trial has an end.
+    pub(crate) fn warden(&self, since: BootTime, trial_end: Option<WallTime>) -> warden::Settings {
+        warden::Settings { since, reach: self.reach(), guard: self.guard(trial_end), roll: self.roll() }
+    }
+
+    /// How the warden reaches the firewall.
+    pub(crate) fn reach(&self) -> Reach {
         let firewall = &self.firewall;
         let family = |name: &FamilyName| match name {
             FamilyName::Ipv4 => Family::V4,
             FamilyName::Ipv6 => Family::V6,
         };
-        let reach = Reach {
+        Reach {
             variant: firewall.variant,
             families: firewall.families.iter().map(family).collect(),
             admit: match firewall.grants {
                 GrantStyle::Accept => Admit::Accept,
                 GrantStyle::Return => Admit::Return,
             },
-        };
-        let guard = Guard {
+        }
+    }
+
+    /// What is shut unless granted.
+    pub(crate) fn guard(&self, trial_end: Option<WallTime>) -> Guard {
+        let firewall = &self.firewall;
+        Guard {
             knock_ports: self.gate.ports.clone(),
             ports: self.guarded_ports(),
             always_allow: firewall.always_allow.clone(),
@@ -279,8 +352,7 @@ impl Config {
                 GuardStyle::Reset => Refuse::Reset,
             },
             until: trial_end,
-        };
-        warden::Settings { reach, guard, roll: self.roll() }
+        }
     }
 
     fn guarded_ports(&self) -> Vec<GuardedPort> {
@@ -407,8 +479,14 @@ fn knock_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NonZero
 
 fn some_interface<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
-    if names.is_empty() || names.iter().any(String::is_empty) {
-        return Err(de::Error::custom("list at least one interface, or leave the key out for any"));
+    if names.is_empty() || names.len() > MAX_INTERFACES {
+        return Err(de::Error::custom(format!(
+            "list at least one interface and at most {MAX_INTERFACES}, or leave the key out for any"
+        )));
+    }
+    // IFNAMSIZ, with the zero at its end.
+    if names.iter().any(|name| name.is_empty() || name.len() > 15) {
+        return Err(de::Error::custom("an interface's name has 1 to 15 bytes"));
     }
     Ok(names)
 }

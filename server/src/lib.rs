@@ -11,10 +11,12 @@
 //! other; the folders are the map of privileges. `commands` holds what the administrator runs beside the gate.
 
 mod address;
+mod admin;
 mod cli;
 mod clock;
 mod commands;
 mod config;
+mod counters;
 mod files;
 pub mod front;
 mod link;
@@ -40,10 +42,16 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Run { trial, log_format } => supervisor::run(path, *trial, *log_format),
         Command::Front => front::process::main(),
         Command::Warden => warden::process::main(),
-        Command::Check => commands::check::run(path),
+        Command::Check { privileges: false } => commands::check::run(path),
+        Command::Check { privileges: true } => commands::privileges::run(path),
         Command::Init { address } => commands::init::run(path, address),
         Command::Client(command) => commands::client::run(path, command),
         Command::Explain { file } => commands::explain::run(path, file),
+        Command::Status(asking) => commands::control::status(path, asking),
+        Command::List(asking) => commands::control::list(path, asking),
+        Command::Revoke { which, asking } => commands::control::revoke(path, which, asking),
+        Command::Reload(asking) => commands::control::reload(path, asking),
+        Command::Guard => commands::guard::run(path),
         Command::Remove => commands::remove::run(),
     }
 }

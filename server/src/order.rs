@@ -1,4 +1,4 @@
-//! What the front asks of the warden: all that one ever tells the other. It goes one way.
+//! What the front asks of the warden, and what it has it know: all that one ever tells the other. It goes one way.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -7,15 +7,16 @@ use postern_proto::{ClientId, ServiceName, Window};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
+use crate::counters::Counters;
 use crate::link::Message;
 
 /// Leases that may live at a time, of all clients together: the front orders no more, and the warden grants no more.
 pub(crate) const LIVE_LEASES: usize = 16_384;
 
-/// What the front asks of the warden, once the knock behind it is recorded.
+/// What the front asks of the warden.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// Let a client's source in.
+    /// Let a client's source in: the knock behind it is recorded.
     Open {
         /// Whose knock it was.
         client: ClientId,
@@ -28,7 +29,7 @@ pub(crate) enum Order {
         /// When the knock came: its windows begin then, however long the warden was away.
         decided: BootTime,
     },
-    /// End a client's leases for its source.
+    /// End a client's leases for its source: the knock behind it is recorded.
     Close {
         /// Whose knock it was.
         client: ClientId,
@@ -37,9 +38,20 @@ pub(crate) enum Order {
         /// Whose leases end.
         source: IpAddr,
     },
+    /// Know this, for whoever asks how the gate does.
+    Note(Note),
+}
+
+/// How the front does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    pub(crate) counters: Counters,
+    /// The interfaces that it watches.
+    pub(crate) interfaces: Vec<String>,
 }
 
 impl Message for Order {
-    /// An open of as many services as fit a knock is far below it.
-    const MAX: usize = 1024;
+    /// An open of as many services as fit a knock is far below it, and so is a note of every counter and the most
+    /// interfaces.
+    const MAX: usize = 4096;
 }

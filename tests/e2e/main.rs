@@ -2,6 +2,7 @@
 //! promise is kept. They need root, for network namespaces; `bash tests/run` installs the rest.
 
 mod administration;
+mod asking;
 mod automation;
 mod bad_input;
 mod doors;

@@ -19,7 +19,7 @@ mod log;
 mod settings;
 
 pub use log::Counters;
-pub use settings::{KNOCK_PORTS, SERVICES, SSH, Settings, USER, Variant, WEB};
+pub use settings::{GROUP, KNOCK_PORTS, SERVICES, SSH, Settings, USER, Variant, WEB};
 
 use crate::knocks::{Client, random};
 use crate::netns::{Family, Host};

@@ -19,11 +19,10 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
         let (window, most) = (service.window, service.max_window);
         println!("service {name}: {} open for {window} a knock, {most} at the most", ports.join(", "));
     }
-    let settings = config.warden(None);
-    let Reach { variant, families, admit } = settings.reach;
+    let Reach { variant, families, admit } = config.reach();
     let firewall = Firewall::new(variant, &families, admit);
     println!("rules that `posternd run` puts up (sessions that stand then are let through as well):");
-    for rule in firewall.describe(&settings.guard) {
+    for rule in firewall.describe(&config.guard(None)) {
         println!("  {rule}");
     }
     event_loop(look(&config, &firewall))
@@ -36,19 +35,24 @@ async fn look(config: &Config, firewall: &Firewall) -> anyhow::Result<()> {
         problems += 1;
         println!("problem: {text}");
     };
+    if let Err(error) = config.identity() {
+        problem(error.to_string());
+    }
+    if let Err(error) = config.admin_group() {
+        problem(error.to_string());
+    }
     for interface in &config.gate.interfaces {
         match Opened::open(interface, &config.gate.ports) {
             Ok(_) => println!("interface {interface}: can be watched"),
             Err(error) => problem(error.to_string()),
         }
     }
-    let settings = config.warden(None);
     match firewall.is_guarded().await {
         Ok(true) => println!("firewall: the guard is up"),
         Ok(false) => println!("firewall: the guard is not up"),
         Err(error) => problem(error.to_string()),
     }
-    match firewall.obstacles(&settings.guard).await {
+    match firewall.obstacles(&config.guard(None)).await {
         Ok(obstacles) => obstacles.into_iter().for_each(|obstacle| println!("warning: {obstacle}")),
         Err(error) => println!("warning: cannot look for rules that go round the guard: {error}"),
     }

@@ -10,6 +10,7 @@ use toml_edit::{ArrayOfTables, DocumentMut, value};
 use zeroize::Zeroizing;
 
 use super::random;
+use crate::admin::reload_if_running;
 use crate::cli::{ClientCommand, NewClient};
 use crate::config::{Config, ConfigError, Exposure, read_safe};
 use crate::files::FolderLock;
@@ -26,8 +27,7 @@ pub(crate) fn run(path: &Path, command: &ClientCommand) -> anyhow::Result<()> {
             edit(&config, name, |clients, at| {
                 drop(clients.get_mut(at).and_then(|client| client.remove("disabled")));
             })?;
-            told(&format!("{name} may knock again"));
-            Ok(())
+            tell_gate(&config, &format!("{name} may knock again"))
         }
         ClientCommand::Disable { name } => {
             edit(&config, name, |clients, at| {
@@ -35,19 +35,24 @@ pub(crate) fn run(path: &Path, command: &ClientCommand) -> anyhow::Result<()> {
                     client["disabled"] = value(true);
                 }
             })?;
-            told(&format!("{name} is disabled"));
-            Ok(())
+            tell_gate(&config, &format!("{name} is disabled"))
         }
         ClientCommand::Remove { name } => {
             edit(&config, name, |clients, at| drop(clients.remove(at)))?;
-            told(&format!("{name} is removed"));
-            Ok(())
+            tell_gate(&config, &format!("{name} is removed"))
         }
     }
 }
 
-fn told(what: &str) {
-    eprintln!("{what}; a running gate takes it up on SIGHUP");
+/// Has a running gate take it up.
+fn tell_gate(config: &Config, what: &str) -> anyhow::Result<()> {
+    let told = reload_if_running(&config.admin.socket)
+        .with_context(|| format!("{what} in {}, but the running gate was not told", config.keys.display()))?;
+    eprintln!(
+        "{what}; {}",
+        if told { "the gate knows" } else { "no gate runs: it will know when it starts" }
+    );
+    Ok(())
 }
 
 fn add(path: &Path, config: &Config, new: &NewClient) -> anyhow::Result<()> {
@@ -88,8 +93,8 @@ fn add(path: &Path, config: &Config, new: &NewClient) -> anyhow::Result<()> {
     };
     append(config, &entry)?;
     println!("{}", *profile.to_line());
-    told(&format!("{} is added; the line above holds its secret and is not shown again", new.name));
-    Ok(())
+    let added = format!("{} is added, the line above holds its secret and is not shown again", new.name);
+    tell_gate(config, &added)
 }
 
 fn append(config: &Config, entry: &ClientEntry) -> anyhow::Result<()> {

@@ -2,8 +2,11 @@
 
 pub(crate) mod check;
 pub(crate) mod client;
+pub(crate) mod control;
 pub(crate) mod explain;
+pub(crate) mod guard;
 pub(crate) mod init;
+pub(crate) mod privileges;
 pub(crate) mod remove;
 
 use ring::rand::{SecureRandom, SystemRandom};

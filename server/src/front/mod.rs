@@ -20,12 +20,12 @@ use tokio::time::sleep;
 use tracing::{debug, error, warn};
 
 use crate::clock::Now;
+use crate::counters::Counters;
 use crate::link::Sender;
-use crate::order::Order;
+use crate::order::{Note, Order};
 use crate::process::{Line, Report};
 
 pub(crate) mod capture;
-mod counters;
 mod filter;
 pub(crate) mod frame;
 pub mod gate;
@@ -33,7 +33,6 @@ pub(crate) mod process;
 pub mod store;
 
 use capture::{Capture, Opened};
-use counters::Counters;
 use gate::{Gate, Outcome, Purge, Unrecorded, Verdict};
 use process::{Command, Enrolled, Event, Settings};
 use store::Store;
@@ -42,8 +41,12 @@ use store::Store;
 const WAITING: usize = 65_536;
 /// How often the next epoch's hints go on, while they are not complete.
 const HINT_PAUSE: Duration = Duration::from_millis(200);
-/// How often it is looked for knocks that may be forgotten, and for an interface to come back.
+/// How often it is looked for knocks that may be forgotten.
 const TICK: Duration = Duration::from_secs(5);
+/// How soon the warden knows what was counted.
+const NOTE_PAUSE: Duration = Duration::from_millis(500);
+/// After how many pauses it is told though nothing has changed.
+const NOTES_A_REPEAT: u64 = 10;
 
 /// The front, ready to run: everything that can fail at the start has not.
 struct Front {
@@ -57,6 +60,8 @@ struct Front {
 struct Desk {
     gate: RefCell<Gate>,
     counters: RefCell<Counters>,
+    /// The interfaces that are watched.
+    interfaces: RefCell<Vec<String>>,
     waiting: RefCell<Vec<Unrecorded>>,
     purge: RefCell<Option<Purge>>,
     /// Something waits to be recorded, or it is time to stop.
@@ -77,10 +82,12 @@ impl Front {
         let keys = GateKeys::derive(&watch.gate);
         let clients = enrolled.clients(&watch.gate).context("the key file")?;
         let gate = Gate::new(keys, watch.tolerance, enrolled.services.clone(), clients, memory, now.wall);
-        let captures = captures.into_iter().map(Capture::watch).collect::<Result<_, _>>()?;
+        let captures = captures.into_iter().map(Capture::watch).collect::<Result<Vec<_>, _>>()?;
+        let interfaces = captures.iter().map(|capture| capture.interface().to_owned()).collect();
         let desk = Desk {
             gate: RefCell::new(gate),
             counters: RefCell::default(),
+            interfaces: RefCell::new(interfaces),
             waiting: RefCell::default(),
             purge: RefCell::default(),
             work: Notify::new(),
@@ -102,6 +109,8 @@ impl Front {
         }
         tasks.spawn_local(prepare(Rc::clone(&desk)));
         tasks.spawn_local(forget(Rc::clone(&desk)));
+        let orders = Rc::new(orders);
+        tasks.spawn_local(note(Rc::clone(&desk), Rc::clone(&orders)));
         let mut recorder = spawn_local(record(Rc::clone(&desk), store, orders));
         let result = loop {
             tokio::select! {
@@ -114,6 +123,7 @@ impl Front {
                     None => break Ok(()),
                 },
                 Some(interface) = lost.recv() => {
+                    desk.interfaces.borrow_mut().retain(|watched| *watched != interface);
                     line.reports.send(&Report::Event(Event::Unwatched(interface))).await?;
                 }
                 Some(ended) = tasks.join_next() => {
@@ -221,8 +231,23 @@ async fn forget(desk: Rc<Desk>) -> anyhow::Result<()> {
     }
 }
 
+/// Has the warden know how the front does: when something has changed, and now and then, for a new one.
+async fn note(desk: Rc<Desk>, orders: Rc<Sender<Order>>) -> anyhow::Result<()> {
+    let mut last = None;
+    for count in 0u64.. {
+        let (counters, interfaces) = (desk.counters.borrow().clone(), desk.interfaces.borrow().clone());
+        let note = Note { counters, interfaces };
+        if count % NOTES_A_REPEAT == 0 || last.as_ref() != Some(&note) {
+            orders.send(&Order::Note(note.clone())).await.context("the warden's link is gone")?;
+            last = Some(note);
+        }
+        sleep(NOTE_PAUSE).await;
+    }
+    Ok(())
+}
+
 /// Records what waits, all of it in one commit, and only then lets it have its effect.
-async fn record(desk: Rc<Desk>, store: Arc<Store>, orders: Sender<Order>) -> anyhow::Result<()> {
+async fn record(desk: Rc<Desk>, store: Arc<Store>, orders: Rc<Sender<Order>>) -> anyhow::Result<()> {
     loop {
         if desk.waiting.borrow().is_empty() {
             if desk.stopping.get() {

@@ -19,7 +19,7 @@ mod held;
 mod landlock;
 mod seccomp;
 
-pub(crate) use held::{Held, threads_of};
+pub(crate) use held::{Held, names, threads_of};
 pub(crate) use landlock::{Access, Files};
 pub(crate) use seccomp::Calls;
 

@@ -1,14 +1,18 @@
 //! What the supervisor lays out for the others before they start: they may not make it themselves.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, fstat, lstat, open, statat};
 use rustix::io::Errno;
+use rustix::process::umask;
 
 use crate::sandbox::Identity;
 use crate::warden::firewall::Variant;
@@ -102,4 +106,65 @@ fn share(lock: rustix::io::Result<OwnedFd>, identity: Identity) -> io::Result<()
         fchmod(&lock, mode)?;
     }
     Ok(())
+}
+
+/// How long a gate that was killed may take to be gone from its socket.
+const PATIENCE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The socket on which the gate answers root, and a group.
+pub(super) struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl AdminSocket {
+    /// Listens at a path, in the place of a gate that is no more.
+    ///
+    /// # Errors
+    /// When another gate answers there, or it cannot be made.
+    pub(super) fn bind(path: &Path, group: Option<u32>) -> anyhow::Result<Self> {
+        bind(path, group).with_context(|| format!("admin socket {}", path.display()))
+    }
+
+    /// The listening end, for the warden.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        // Left behind, it says that no gate answers: the next one takes its place.
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+fn bind(path: &Path, group: Option<u32>) -> anyhow::Result<AdminSocket> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+    }
+    let begun = Instant::now();
+    while UnixStream::connect(path).is_ok() {
+        if begun.elapsed() > PATIENCE {
+            bail!("another gate answers there: stop it, or give this one its own socket in [admin]");
+        }
+        sleep(PAUSE);
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(_) => bail!("is there, and no socket: move it away"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    // For root alone until it is known who else.
+    let before = umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let socket = AdminSocket { listener: listener?, path: path.to_owned() };
+    if let Some(group) = group {
+        chown(path, None, Some(group))?;
+        fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    }
+    Ok(socket)
 }

@@ -23,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use crate::clock::Now;
+use crate::clock::{BootTime, Now};
 use crate::config::Config;
 use crate::front::process as front;
 use crate::link;
@@ -35,6 +35,7 @@ use crate::warden::process as warden;
 mod ground;
 mod post;
 
+use ground::AdminSocket;
 use post::{Happening, Post};
 
 /// What it takes to start the others: to make them another user with fewer capabilities, to hand them what is theirs, to
@@ -71,6 +72,8 @@ struct Supervisor {
     trial_end: Option<WallTime>,
     front: Post<front::Command, front::Event>,
     warden: Post<warden::Command, warden::Event>,
+    since: BootTime,
+    admin: AdminSocket,
     /// The ends of the front's link to the warden.
     orders: (OwnedFd, OwnedFd),
     /// Interfaces that the front does not watch: they were not there.
@@ -100,12 +103,16 @@ impl Supervisor {
             interrupt: signal(SignalKind::interrupt())?,
         };
         let identity = config.identity()?;
+        let admin = AdminSocket::bind(&config.admin.socket, config.admin_group()?)?;
+        let now = Now::read();
         Ok(Self {
             path: path.to_owned(),
             config,
             identity,
             log_format,
-            trial_end: trial.map(|length| Now::read().wall.after(length)),
+            trial_end: trial.map(|length| now.wall.after(length)),
+            since: now.boot,
+            admin,
             front: Post::new("front", front::CAPABILITIES),
             warden: Post::new("warden", warden::CAPABILITIES),
             orders: link::pair().context("cannot make the link between front and warden")?,
@@ -119,8 +126,7 @@ impl Supervisor {
         // read once it stands.
         self.start_front().await?;
         self.front.settle().await?;
-        self.start_warden().await?;
-        self.warden.settle().await?;
+        self.settle_warden().await?;
         self.front.tell(&front::Command::Begin).await?;
         if let Some(end) = self.trial_end {
             let pid = std::process::id();
@@ -164,10 +170,10 @@ impl Supervisor {
     }
 
     async fn start_warden(&mut self) -> anyhow::Result<()> {
-        let settings = self.config.warden(self.trial_end);
+        let settings = self.config.warden(self.since, self.trial_end);
         ground::share_lock(settings.reach.variant, self.identity)?;
         let start = self.start_message(settings);
-        self.warden.occupy(&start, &[self.orders.1.as_fd()]).await
+        self.warden.occupy(&start, &[self.orders.1.as_fd(), self.admin.as_fd()]).await
     }
 
     fn start_message<S>(&self, settings: S) -> Start<S> {
@@ -202,6 +208,7 @@ impl Supervisor {
             }
             Happening::Event(warden::Event::TrialOver) => return true,
             Happening::Event(warden::Event::Confirmed) => self.trial_end = None,
+            Happening::Event(warden::Event::ReloadAsked) => self.reload_and_say().await,
             Happening::Ready | Happening::Reloaded(_) | Happening::Gone => {}
         }
         false
@@ -215,10 +222,14 @@ impl Supervisor {
 
     async fn reload_and_say(&mut self) {
         notify(&[NotifyState::Reloading]);
-        match self.reload().await {
+        let result = self.reload().await;
+        match &result {
             Ok(()) => info!(clients = self.config.clients.len(), "reloaded"),
             Err(error) => error!("not reloaded; everything stays as it was: {error:#}"),
         }
+        // Nobody hears it where the warden is gone; who asked it knows then that there is no answer.
+        let done = result.map_err(|error| format!("not reloaded; everything stays as it was: {error:#}"));
+        drop(self.warden.tell(&warden::Command::ReloadDone(done)).await);
         notify(&[NotifyState::Ready]);
     }
 
@@ -226,26 +237,17 @@ impl Supervisor {
     async fn reload(&mut self) -> anyhow::Result<()> {
         let config = Config::read(&self.path)?;
         let identity = config.identity()?;
-        let (old, old_identity) = (self.config.front().watch, self.identity);
-        let old_reach = self.config.warden(None).reach;
-        let warden::Settings { reach, guard, roll } = config.warden(None);
-        let is_same_user = identity == old_identity;
+        let (old_watch, is_same_user) = (self.config.front().watch, identity == self.identity);
 
         // The warden first: what it refuses leaves the front as it was.
-        if is_same_user && reach == old_reach {
+        if is_same_user && config.reach() == self.config.reach() {
+            let (guard, roll) = (config.guard(self.trial_end), config.roll());
             self.warden.ask(&warden::Command::Reload { guard, roll }).await?;
             self.config = config;
         } else {
-            self.warden.dismiss().await;
-            let old_config = std::mem::replace(&mut self.config, config);
-            self.identity = identity;
-            if let Err(error) = self.restart_warden().await {
-                (self.config, self.identity) = (old_config, old_identity);
-                self.restart_warden().await.context("and the old settings do not work any more either")?;
-                return Err(error);
-            }
+            self.replace_warden(config, identity).await?;
         }
-        if is_same_user && self.config.front().watch == old {
+        if is_same_user && self.config.front().watch == old_watch {
             self.front.ask(&front::Command::Reload(self.config.enrolled())).await
         } else {
             self.front.dismiss().await;
@@ -254,7 +256,20 @@ impl Supervisor {
         }
     }
 
-    async fn restart_warden(&mut self) -> anyhow::Result<()> {
+    /// Has a new warden take over; the old settings again where it cannot.
+    async fn replace_warden(&mut self, config: Config, identity: Identity) -> anyhow::Result<()> {
+        let old = (std::mem::replace(&mut self.config, config), self.identity);
+        self.identity = identity;
+        self.warden.dismiss().await;
+        if let Err(error) = self.settle_warden().await {
+            (self.config, self.identity) = old;
+            self.settle_warden().await.context("and the old settings do not work any more either")?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn settle_warden(&mut self) -> anyhow::Result<()> {
         self.start_warden().await?;
         self.warden.settle().await
     }

@@ -82,6 +82,60 @@ pub(crate) enum Plan {
     },
 }
 
+/// Which leases an administrator means.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Every one.
+    All,
+    /// The one with this number.
+    Lease(LeaseId),
+    /// All of a client.
+    Client(ClientName),
+    /// All for a source address.
+    Address(IpAddr),
+}
+
+impl Which {
+    /// Reads `all`, an address, a client's name or a lease's number. A number can be a client's name too: `lease:` and
+    /// `client:` in front tell them apart.
+    ///
+    /// # Errors
+    /// When it is none of these, or could be two.
+    pub(crate) fn parse(text: &str, is_client: impl Fn(&ClientName) -> bool) -> Result<Self, String> {
+        let nothing = || format!("{text:?} is no lease, client or address, and not \"all\"");
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        if let Some(id) = text.strip_prefix("lease:") {
+            return id.parse().map(Self::Lease).map_err(|_| nothing());
+        }
+        if let Some(name) = text.strip_prefix("client:") {
+            return name.parse().map(Self::Client).map_err(|_| nothing());
+        }
+        match (text.parse::<ClientName>().ok().filter(|name| is_client(name)), text.parse::<LeaseId>()) {
+            (Some(_), Ok(_)) => {
+                Err(format!("{text} is a client and may be a lease: say client:{text} or lease:{text}"))
+            }
+            (Some(name), Err(_)) => Ok(Self::Client(name)),
+            (None, Ok(id)) => Ok(Self::Lease(id)),
+            (None, Err(_)) => text.parse().map(Self::Client).map_err(|_| nothing()),
+        }
+    }
+
+    /// Whether this lease is meant.
+    pub(crate) fn means(&self, lease: &Lease) -> bool {
+        match self {
+            Self::All => true,
+            Self::Lease(id) => lease.id == *id,
+            Self::Client(name) => lease.key.client == *name,
+            Self::Address(address) => lease.key.source == *address,
+        }
+    }
+}
+
 /// All live leases.
 #[derive(Default)]
 pub(crate) struct Ledger {
@@ -295,6 +349,26 @@ mod tests {
             );
         }
         assert_eq!(ledger.leases().count(), 0);
+    }
+
+    #[test]
+    fn an_administrator_names_leases() {
+        let parse = |text| Which::parse(text, |name| ["alice", "1f"].contains(&name.as_str()));
+        for (text, which) in [
+            ("all", Which::All),
+            ("192.0.2.1", Which::Address("192.0.2.1".parse().unwrap())),
+            ("2001:db8::1", Which::Address("2001:db8::1".parse().unwrap())),
+            ("alice", Which::Client("alice".parse().unwrap())),
+            ("gone", Which::Client("gone".parse().unwrap())),
+            ("2e", Which::Lease(LeaseId(0x2e))),
+            ("lease:1f", Which::Lease(LeaseId(0x1f))),
+            ("client:1f", Which::Client("1f".parse().unwrap())),
+        ] {
+            assert_eq!(parse(text), Ok(which), "{text}");
+        }
+        for bad in ["1f", "", "no such thing", "lease:xyz", "192.0.2.1/24"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -14,17 +14,19 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use postern_proto::{ClientId, Port, ServiceName, Window};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use crate::admin::{Answer, LeaseRow, Request, Status};
 use crate::clock::{BootTime, Now};
 use crate::link::Receiver;
-use crate::order::Order;
+use crate::order::{Note, Order};
 use crate::process::{Line, Report};
 
+mod admin;
 pub(crate) mod firewall;
 pub(crate) mod guard;
 pub(crate) mod ledger;
@@ -34,9 +36,10 @@ mod refusal;
 pub(crate) mod roll;
 mod sessions;
 
+use admin::Asked;
 use firewall::{Firewall, Found};
 use guard::{Guard, Session};
-use ledger::{Lease, LeaseKey, Ledger, Plan};
+use ledger::{Lease, LeaseKey, Ledger, Plan, Which};
 use pace::Pace;
 use process::{Command, Event, Reach, Settings};
 use refusal::{OrderRefusal, Refusals};
@@ -50,6 +53,21 @@ const CLOSE_AT_ONCE: usize = 512;
 const IDLE: Duration = Duration::from_hours(1);
 
 const NO_SESSIONS: &str = "cannot list the sessions that stand (sock_diag)";
+
+/// Puts the guard up, for nobody to be let in but those that were granted before: how many leases these are. `None` where
+/// a gate runs that keeps its guard up by itself.
+///
+/// # Errors
+/// When the firewall cannot be read or written.
+pub(crate) async fn guard_alone(reach: Reach, guard: Guard) -> anyhow::Result<Option<usize>> {
+    if be_alone()?.is_none() {
+        return Ok(None);
+    }
+    let since = Now::read().boot;
+    let settings = Settings { since, reach, guard, roll: Roll::default() };
+    let warden = Warden::start(settings, firewall::installed()).await?;
+    Ok(Some(warden.ledger.leases().count()))
+}
 
 /// Why the warden ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +86,11 @@ pub(crate) struct Warden {
     ledger: Ledger,
     pace: Pace,
     refusals: Refusals,
+    /// What the front said last of how it does.
+    note: Note,
+    since: BootTime,
+    /// Who waits to hear of a reload.
+    reloads: Vec<oneshot::Sender<Answer>>,
     standing: Vec<Session>,
     closing: mpsc::UnboundedSender<Closing>,
     /// There is one warden in a network namespace: two would take each other's rules away.
@@ -87,8 +110,8 @@ impl Warden {
     /// # Errors
     /// When the firewall cannot be read or written; then it is as it was.
     pub(crate) async fn start(settings: Settings, installed: Vec<Firewall>) -> anyhow::Result<Self> {
-        let Settings { reach: Reach { variant, families, admit }, guard, roll } = settings;
-        let alone = be_alone()?;
+        let Settings { since, reach: Reach { variant, families, admit }, guard, roll } = settings;
+        let alone = be_alone()?.context("another posternd guards this network namespace already")?;
         let firewall = Firewall::new(variant, &families, admit);
         let now = Now::read();
         let (mut ledger, mut standing) = (Ledger::default(), Vec::new());
@@ -109,8 +132,20 @@ impl Warden {
         }
         let (closing, queue) = mpsc::unbounded_channel();
         tokio::spawn(close_behind(firewall.clone(), queue));
-        let (pace, refusals) = (Pace::default(), Refusals::default());
-        let warden = Self { firewall, guard, roll, ledger, pace, refusals, standing, closing, _alone: alone };
+        let warden = Self {
+            firewall,
+            guard,
+            roll,
+            ledger,
+            pace: Pace::default(),
+            refusals: Refusals::default(),
+            note: Note::default(),
+            since,
+            reloads: Vec::new(),
+            standing,
+            closing,
+            _alone: alone,
+        };
         if let Err(error) = warden.install().await {
             // One family's guard may be up: without a gate behind it, it would lock everybody out.
             if !was_guarded {
@@ -136,6 +171,7 @@ impl Warden {
     async fn run(
         mut self,
         mut orders: Receiver<Order>,
+        mut requests: mpsc::Receiver<Asked>,
         mut line: Line<Command, Event>,
     ) -> anyhow::Result<Ended> {
         self.apply_roll();
@@ -156,7 +192,16 @@ impl Warden {
                     Some(Command::Confirm) => if self.confirm().await {
                         line.reports.send(&Report::Event(Event::Confirmed)).await?;
                     },
+                    Some(Command::ReloadDone(result)) => self.tell_of_reload(&result),
                     None => break,
+                },
+                Some(Asked { request, reply }) = requests.recv() => match request {
+                    Request::Reload => {
+                        self.reloads.push(reply);
+                        line.reports.send(&Report::Event(Event::ReloadAsked)).await?;
+                    }
+                    // Who asked and went away needs no answer.
+                    other => drop(reply.send(self.answer(other).await)),
                 },
                 () = sleep(next_end) => self.end_leases(),
                 _ = session_check.tick(), if !self.standing.is_empty() => self.end_sessions(),
@@ -180,17 +225,11 @@ impl Warden {
     }
 
     async fn carry_out(&mut self, order: Order) {
-        let client = match &order {
-            Order::Open { client, .. } | Order::Close { client, .. } => *client,
-        };
-        if !self.roll.members.contains_key(&client) {
-            return self.refuse(OrderRefusal::UnknownClient, &client);
-        }
-        if !self.pace.allows(client, Now::read().boot) {
-            return self.refuse(OrderRefusal::TooFast, &client);
-        }
         match order {
-            Order::Open { services, source, from_port, decided, .. } => {
+            Order::Open { client, services, source, from_port, decided } => {
+                if !self.is_in_time(client) {
+                    return;
+                }
                 for (service, window) in services {
                     let result = self.open(client, &service, window, source, from_port, decided).await;
                     if let Err(reason) = result {
@@ -198,8 +237,26 @@ impl Warden {
                     }
                 }
             }
-            Order::Close { services, source, .. } => self.close(client, &services, source),
+            Order::Close { client, services, source } => {
+                if self.is_in_time(client) {
+                    self.close(client, &services, source);
+                }
+            }
+            Order::Note(note) => self.note = note,
         }
+    }
+
+    /// Whether this is a client, and no more of its orders come than may.
+    fn is_in_time(&mut self, client: ClientId) -> bool {
+        if !self.roll.members.contains_key(&client) {
+            self.refuse(OrderRefusal::UnknownClient, &client);
+            return false;
+        }
+        let in_time = self.pace.allows(client, Now::read().boot);
+        if !in_time {
+            self.refuse(OrderRefusal::TooFast, &client);
+        }
+        in_time
     }
 
     fn refuse(&mut self, reason: OrderRefusal, order: &dyn fmt::Display) {
@@ -337,6 +394,64 @@ impl Warden {
         }
     }
 
+    /// Answers an administrator.
+    async fn answer(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Status => Answer::Status(Box::new(self.status())),
+            Request::List => Answer::Leases(self.ledger.leases().map(lease_row).collect()),
+            Request::Revoke(which) => match self.revoke(&which).await {
+                Ok(revoked) => Answer::Leases(revoked),
+                Err(why) => Answer::Failed(why),
+            },
+            Request::Reload => Answer::Failed("the supervisor reloads".to_owned()),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let Note { counters, interfaces } = &self.note;
+        let refused = self.refusals.counts().map(|(reason, count)| (reason.to_string(), count));
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_secs: Now::read().boot.since(self.since).as_secs(),
+            watched: interfaces.clone(),
+            trial_until: self.guard.until,
+            leases: self.ledger.leases().count(),
+            packets: counters.clone(),
+            orders_refused: refused.collect(),
+        }
+    }
+
+    /// Ends the leases that are meant, and waits until the kernel has shut them out.
+    async fn revoke(&mut self, which: &str) -> Result<Vec<LeaseRow>, String> {
+        let which = Which::parse(which, |name| self.ledger.leases().any(|lease| lease.key.client == *name))?;
+        let leases = self.ledger.take(|lease| which.means(lease));
+        let rows = leases.iter().map(lease_row).collect();
+        for lease in &leases {
+            let LeaseKey { client, service, source, .. } = &lease.key;
+            info!(%client, %service, %source, lease = %lease.id, "revoked");
+        }
+        match self.firewall.close(&leases, &[]).await {
+            Ok(()) => Ok(rows),
+            Err(error) => {
+                // In the ledger again, so that they are shown, and can be revoked again.
+                for lease in leases {
+                    self.ledger.enter(lease);
+                }
+                Err(format!("not revoked, or not all of them, the firewall failed: {error}"))
+            }
+        }
+    }
+
+    fn tell_of_reload(&mut self, result: &Result<(), String>) {
+        for reply in self.reloads.drain(..) {
+            let answer = match result {
+                Ok(()) => Answer::Reloaded,
+                Err(why) => Answer::Failed(why.clone()),
+            };
+            drop(reply.send(answer));
+        }
+    }
+
     /// Puts the whole guard up anew, with everybody in who is in.
     async fn install(&self) -> Result<(), firewall::FirewallError> {
         let leases: Vec<&Lease> = self.ledger.leases().collect();
@@ -346,6 +461,20 @@ impl Warden {
     fn later(&self, closing: Closing) {
         // The other end lives as long as the warden's runtime; without it the kernel ends the rule.
         drop(self.closing.send(closing));
+    }
+}
+
+fn lease_row(lease: &Lease) -> LeaseRow {
+    let Lease { key: LeaseKey { client, service, source, from_port }, id, ports, until, ends, .. } = lease;
+    LeaseRow {
+        lease: id.to_string(),
+        client: client.clone(),
+        service: service.clone(),
+        ports: ports.clone(),
+        source: *source,
+        from_port: *from_port,
+        until: *until,
+        left_secs: ends.since(Now::read().boot).as_secs(),
     }
 }
 
@@ -368,11 +497,14 @@ async fn close_behind(firewall: Firewall, mut queue: mpsc::UnboundedReceiver<Clo
 }
 
 /// Takes the one place that a network namespace has for a warden: an abstract socket, which nobody connects to, and which
-/// the kernel frees with its process.
-fn be_alone() -> anyhow::Result<UnixListener> {
+/// the kernel frees with its process. `None` where it is taken.
+pub(crate) fn be_alone() -> anyhow::Result<Option<UnixListener>> {
     let name = SocketAddr::from_abstract_name("postern-warden")?;
-    UnixListener::bind_addr(&name).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow!("another posternd guards this network namespace already"),
-        _ => anyhow!(error).context("cannot make sure that no other posternd guards this network namespace"),
-    })
+    match UnixListener::bind_addr(&name) {
+        Ok(place) => Ok(Some(place)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => {
+            Err(error).context("cannot make sure that no other posternd guards this network namespace")
+        }
+    }
 }

@@ -13,7 +13,8 @@ use tracing::warn;
 use super::firewall::{Family, Firewall, Variant, installed};
 use super::guard::{Admit, Guard};
 use super::roll::Roll;
-use super::{Ended, Warden};
+use super::{Ended, Warden, admin};
+use crate::clock::BootTime;
 use crate::link::{Message, Receiver};
 use crate::order::Order;
 use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
@@ -30,6 +31,8 @@ const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
 /// What the warden is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Settings {
+    /// When the gate was started.
+    pub(crate) since: BootTime,
     pub(crate) reach: Reach,
     pub(crate) guard: Guard,
     pub(crate) roll: Roll,
@@ -50,6 +53,8 @@ pub(crate) enum Command {
     Reload { guard: Guard, roll: Roll },
     /// The trial is over: the guard stays.
     Confirm,
+    /// What became of the reload that was asked for.
+    ReloadDone(Result<(), String>),
 }
 
 impl Message for Command {
@@ -59,6 +64,8 @@ impl Message for Command {
 /// What only the warden has to tell the supervisor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Event {
+    /// An administrator asks for the files to be read again.
+    ReloadAsked,
     /// The trial was confirmed: the guard stays.
     Confirmed,
     /// The trial was not confirmed; everything of ours is gone from the firewall.
@@ -76,6 +83,8 @@ pub(crate) fn main() -> anyhow::Result<()> {
 struct Confined {
     settings: Settings,
     orders: OwnedFd,
+    /// The listening admin socket.
+    admin: OwnedFd,
     /// Where rules of ours may be, whatever the settings say: only root can ask.
     installed: Vec<Firewall>,
 }
@@ -83,7 +92,9 @@ struct Confined {
 /// Gives up what a warden does not need.
 fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<Confined> {
     let Start { identity, settings, .. } = start;
-    let orders = descriptors.into_iter().next().context("no link to the front was handed over")?;
+    let mut descriptors = descriptors.into_iter();
+    let orders = descriptors.next().context("no link to the front was handed over")?;
+    let admin = descriptors.next().context("no admin socket was handed over")?;
     let installed = installed();
     // Programs and libraries, what these read about themselves, and what iptables asks of the kernel.
     let files = Files::default()
@@ -100,7 +111,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     if !sandbox::enter(identity, &keeps)? {
         warn!("this kernel has no Landlock: a warden that is taken over could read what its user may");
     }
-    Ok(Confined { settings, orders, installed })
+    Ok(Confined { settings, orders, admin, installed })
 }
 
 /// The lock of iptables-legacy, which its programs open for writing.
@@ -109,12 +120,13 @@ pub(crate) fn lock_file() -> PathBuf {
 }
 
 async fn work(confined: Confined, line: Line<Command, Event>) -> anyhow::Result<()> {
-    let Confined { settings, orders, installed } = confined;
+    let Confined { settings, orders, admin, installed } = confined;
     beat(line.reports.clone());
     let reports = line.reports.clone();
     let warden = Warden::start(settings, installed).await?;
     reports.send(&Report::Ready).await?;
-    if warden.run(Receiver::<Order>::new(orders)?, line).await? == Ended::TrialOver {
+    let (orders, requests) = (Receiver::<Order>::new(orders)?, admin::open(admin)?);
+    if warden.run(orders, requests, line).await? == Ended::TrialOver {
         reports.send(&Report::Event(Event::TrialOver)).await?;
     }
     Ok(())

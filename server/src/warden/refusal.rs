@@ -79,10 +79,14 @@ impl Refusals {
         }
     }
 
+    /// How often each reason was met.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (OrderRefusal, u64)> {
+        self.counts.iter().map(|(&reason, count)| (reason, count.refused))
+    }
+
     /// One line with each reason that was met.
     pub(crate) fn log(&self) {
-        let refused: Vec<_> =
-            self.counts.iter().map(|(reason, count)| format!("{reason}={}", count.refused)).collect();
+        let refused: Vec<_> = self.counts().map(|(reason, count)| format!("{reason}={count}")).collect();
         if !refused.is_empty() {
             info!(refused = refused.join(" "), "orders of the front");
         }

@@ -18,6 +18,9 @@ pub const KNOCK_PORTS: [u16; 2] = [62_201, 443];
 /// The user that its processes run as: one that every Debian has.
 pub const USER: &str = "nobody";
 
+/// The group that may ask a gate beside root: another one that every Debian has.
+pub const GROUP: &str = "daemon";
+
 /// Which iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -97,7 +100,10 @@ impl Settings {
              guard = \"{guard}\"\n\
              always-allow = {always_allow:?}\n\
              [process]\n\
-             user = \"{USER}\"\n",
+             user = \"{USER}\"\n\
+             [admin]\n\
+             socket = \"admin.sock\"\n\
+             group = \"{GROUP}\"\n",
             *id,
             SERVICES.map(service).concat()
         )

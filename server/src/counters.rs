@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use postern_proto::Refusal;
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
-/// Counts since the start.
-#[derive(Default)]
+/// Counts since the front's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counters {
     /// Datagrams that reached the gate.
     pub(crate) received: u64,
@@ -14,7 +15,8 @@ pub(crate) struct Counters {
     pub(crate) accepted: u64,
     /// Packets that passed the kernel's filter and found the capture's ring full; they are not among the received.
     pub(crate) dropped: u64,
-    refused: BTreeMap<Refusal, u64>,
+    /// Datagrams and knocks that were refused, by reason.
+    pub(crate) refused: BTreeMap<Refusal, u64>,
 }
 
 impl Counters {
