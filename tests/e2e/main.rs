@@ -10,4 +10,5 @@ mod guard;
 mod killed;
 mod replay;
 mod silence;
+mod systemd;
 mod world;

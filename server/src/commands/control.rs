@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::bail;
 use postern_proto::Refusal;
 
-use crate::admin::{Answer, DEFAULT_SOCKET, LeaseRow, Request, Status, ask};
+use crate::admin::{Answer, LeaseRow, Request, Status, ask};
 use crate::cli::Asking;
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 
 pub(crate) fn status(config: &Path, asking: &Asking) -> anyhow::Result<()> {
-    match ask(&socket(config, asking)?, &Request::Status)? {
+    match ask(&socket(config, asking), &Request::Status)? {
         Answer::Status(status) if asking.json => json(&status),
         Answer::Status(status) => {
             table(&status);
@@ -31,7 +31,7 @@ pub(crate) fn revoke(config: &Path, which: &str, asking: &Asking) -> anyhow::Res
 }
 
 pub(crate) fn reload(config: &Path, asking: &Asking) -> anyhow::Result<()> {
-    match ask(&socket(config, asking)?, &Request::Reload)? {
+    match ask(&socket(config, asking), &Request::Reload)? {
         Answer::Reloaded if asking.json => json(&serde_json::json!({ "reloaded": true })),
         Answer::Reloaded => {
             println!("reloaded");
@@ -41,20 +41,13 @@ pub(crate) fn reload(config: &Path, asking: &Asking) -> anyhow::Result<()> {
     }
 }
 
-/// Where the gate answers. The group of [admin] need not be able to read the configuration: then it is where it is by
-/// default.
-pub(super) fn socket(config: &Path, asking: &Asking) -> anyhow::Result<PathBuf> {
-    if let Some(socket) = &asking.socket {
-        return Ok(socket.clone());
-    }
-    match Config::admin_socket(config) {
-        Err(ConfigError::Read { .. }) => Ok(DEFAULT_SOCKET.into()),
-        other => Ok(other?),
-    }
+/// Where the gate answers: the group of [admin] need not be able to read the configuration, which then says nothing.
+fn socket(config: &Path, asking: &Asking) -> PathBuf {
+    asking.socket.clone().unwrap_or_else(|| Config::admin_socket(config))
 }
 
 fn leases(config: &Path, asking: &Asking, request: &Request) -> anyhow::Result<()> {
-    let Answer::Leases(mut leases) = ask(&socket(config, asking)?, request)? else {
+    let Answer::Leases(mut leases) = ask(&socket(config, asking), request)? else {
         bail!("the gate answers something else: is it of another version?");
     };
     leases.sort_by(|a, b| (a.until, &a.lease).cmp(&(b.until, &b.lease)));

@@ -221,7 +221,9 @@ impl Supervisor {
     }
 
     async fn reload_and_say(&mut self) {
-        notify(&[NotifyState::Reloading]);
+        // systemd asks for the time with it, to tell this reload from an earlier one.
+        let since = NotifyState::monotonic_usec_now();
+        notify(&[Some(NotifyState::Reloading), since.ok()].into_iter().flatten().collect::<Vec<_>>());
         let result = self.reload().await;
         match &result {
             Ok(()) => info!(clients = self.config.clients.len(), "reloaded"),
