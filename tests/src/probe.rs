@@ -4,9 +4,9 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
@@ -17,6 +17,8 @@ use crate::wait::{LONG, wait_for};
 /// How long an answer may take on links as short as these, with every core busy. Shorter than the second after which
 /// TCP would send its SYN again, so that one probe is one packet.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// Between two SYNs of one that waits for a door to open.
+const EVERY: Duration = Duration::from_micros(250);
 
 /// What a TCP port shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +82,28 @@ pub fn progress(socket: &OwnedFd) -> io::Result<Seen> {
         Err(Errno::NOTCONN) => Ok(Seen::Nothing),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Sends a SYN every quarter of a millisecond until one is answered, and gives how long after `since` that one was sent.
+/// A dropped SYN is sent again only after a second, so each attempt is a socket of its own, and stays open while later
+/// ones are under way. To be called on the host itself.
+///
+/// # Errors
+/// When none is answered that is sent within `limit`, or the port refuses.
+pub fn first_through(from: IpAddr, to: SocketAddr, since: Instant, limit: Duration) -> Result<Duration> {
+    let mut attempts: Vec<(Duration, OwnedFd)> = Vec::new();
+    while since.elapsed() < limit {
+        let sent = since.elapsed();
+        attempts.push((sent, syn(Some(from), to)?));
+        thread::sleep(EVERY);
+        for (sent, socket) in &attempts {
+            match progress(socket)? {
+                Seen::Open => return Ok(*sent),
+                seen => ensure!(seen == Seen::Nothing, "{to} shows {seen:?}"),
+            }
+        }
+    }
+    bail!("{to} is not open to {from} within {limit:?}")
 }
 
 /// A TCP connection from a host, for a test that talks through it.

@@ -8,20 +8,17 @@
 //! long, and never too short.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
-use std::thread;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use postern_tests::gate::{Gate, KNOCK_PORTS, SSH, Settings, Variant};
 use postern_tests::knocks::Client;
 use postern_tests::netns::{Family, Host, Network, ip_of};
-use postern_tests::probe::{Echo, Seen, progress, syn, udp};
+use postern_tests::probe::{Echo, first_through, udp};
 
 const KNOCKS: u16 = 200;
 const FIRST: u16 = 1000;
-const EVERY: Duration = Duration::from_micros(250);
 /// Longer than any knock takes that takes at all.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -66,25 +63,7 @@ fn measure(farm: &Host, gate: &Gate, client: &Client, from: IpAddr) -> Result<Du
     farm.enter(|| {
         let knocked = Instant::now();
         socket.send_to(&knock, knock_port)?;
-        first_through(from, door, knocked)
+        first_through(from, door, knocked, LIMIT)
     })?
     .with_context(|| format!("knock from {from}"))
-}
-
-/// When, from `knocked` on, the first SYN was sent that the door let through. A dropped SYN is sent again only after
-/// a second, so each attempt is a socket of its own, and stays open while later ones are under way.
-fn first_through(from: IpAddr, door: SocketAddr, knocked: Instant) -> Result<Duration> {
-    let mut attempts: Vec<(Duration, OwnedFd)> = Vec::new();
-    while knocked.elapsed() < LIMIT {
-        let sent = knocked.elapsed();
-        attempts.push((sent, syn(Some(from), door)?));
-        thread::sleep(EVERY);
-        for (sent, socket) in &attempts {
-            match progress(socket)? {
-                Seen::Open => return Ok(*sent),
-                seen => ensure!(seen == Seen::Nothing, "the door shows {seen:?}"),
-            }
-        }
-    }
-    bail!("not open within {LIMIT:?}")
 }
