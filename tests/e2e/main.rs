@@ -8,6 +8,7 @@ mod bad_input;
 mod doors;
 mod guard;
 mod killed;
+mod power_cut;
 mod replay;
 mod silence;
 mod systemd;

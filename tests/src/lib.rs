@@ -11,14 +11,17 @@
 //!
 //! The rooms: [`wait`] (polling with a deadline), [`process`] and [`programs`] (what runs), [`netns`] (where it runs),
 //! [`probe`] (what a stranger sees), [`capture`] (what was on the wire), [`knocks`] (knocks no client would send),
-//! [`gate`] and [`sshd`] (what is under test, and what it guards).
+//! [`disk`] (power that can be cut), [`seed`] (chance that can be repeated), [`gate`] and [`sshd`] (what is under test,
+//! and what it guards).
 
 pub mod capture;
+pub mod disk;
 pub mod gate;
 pub mod knocks;
 pub mod netns;
 pub mod probe;
 pub mod process;
 pub mod programs;
+pub mod seed;
 pub mod sshd;
 pub mod wait;

@@ -58,6 +58,8 @@ pub struct Settings {
     pub variant: Variant,
     /// `services.*.window`, in seconds.
     pub window_secs: u32,
+    /// `gate.tolerance`.
+    pub tolerance: &'static str,
     /// `firewall.guard`.
     pub guard: &'static str,
     /// `services.*.established`.
@@ -70,8 +72,15 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let (variant, log) = (Variant::Nft, "debug");
-        Self { variant, window_secs: 3, guard: "drop", established: "keep", always_allow: &[], log }
+        Self {
+            variant: Variant::Nft,
+            window_secs: 3,
+            tolerance: "1m",
+            guard: "drop",
+            established: "keep",
+            always_allow: &[],
+            log: "debug",
+        }
     }
 }
 
@@ -79,7 +88,7 @@ impl Settings {
     /// The configuration file.
     #[must_use]
     pub fn to_toml(&self, id: &GateId, state: &Path) -> String {
-        let Self { variant, window_secs, guard, established, always_allow, .. } = self;
+        let Self { variant, window_secs, tolerance, guard, established, always_allow, .. } = self;
         let (id, state, variant) = (id.to_text(), state.display(), variant.name());
         let service = |(name, port)| {
             format!(
@@ -93,6 +102,7 @@ impl Settings {
             "[gate]\n\
              id = \"{}\"\n\
              ports = {KNOCK_PORTS:?}\n\
+             tolerance = \"{tolerance}\"\n\
              state = \"{state}\"\n\
              {}\
              [firewall]\n\
