@@ -6,6 +6,7 @@ mod asking;
 mod automation;
 mod bad_input;
 mod doors;
+mod flood;
 mod guard;
 mod killed;
 mod power_cut;

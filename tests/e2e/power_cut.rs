@@ -30,7 +30,7 @@ const CUTS: usize = 5;
 /// The addresses that knock, one knock each: before odd cuts those of one half, before even ones those of the other,
 /// since what was in flight at one cut may be let in before the next.
 const NUMBERS: [Range<u16>; 2] = [1000..1080, 1080..1160];
-/// Between two knocks, about as long as a commit takes: the power is cut amid one.
+/// Between two knocks, about as long as a commit takes: the power is cut amid one. Between two SYNs, too.
 const EVERY: Duration = Duration::from_micros(500);
 /// Longer than any knock takes that takes at all.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -175,11 +175,12 @@ impl PoweredGate {
         let sent = self.farm.enter(|| {
             thread::scope(|scope| {
                 let sender = scope.spawn(stream);
-                let seen = first_through(recorded[0].from, door, knocked, LIMIT);
+                let seen = first_through(recorded[0].from, door, knocked, EVERY, LIMIT);
                 act();
                 open.store(true, Ordering::Relaxed);
                 let streamed = sender.join().expect("sending does not panic")?;
-                seen.map(|_| streamed)
+                ensure!(seen?.is_some(), "the first knock has not opened within {LIMIT:?}");
+                anyhow::Ok(streamed)
             })
         })??;
         recorded.truncate(sent);

@@ -17,9 +17,11 @@ use tempfile::TempDir;
 
 mod log;
 mod settings;
+mod usage;
 
 pub use log::Counters;
 pub use settings::{GROUP, KNOCK_PORTS, SERVICES, SSH, Settings, USER, Variant, WEB};
+pub use usage::Usage;
 
 use crate::knocks::{Client, random};
 use crate::netns::{Family, Host};
@@ -172,6 +174,14 @@ impl Gate {
         Ok(self.host.pids()?.into_iter().filter(is_ours).collect())
     }
 
+    /// What its processes use of the machine.
+    ///
+    /// # Errors
+    /// When one of them ends meanwhile.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::of(&self.posternd_pids()?)
+    }
+
     /// Sends `posternd` a signal.
     ///
     /// # Errors
@@ -182,6 +192,14 @@ impl Gate {
 
     fn running(&self) -> Result<&Process> {
         self.daemon.as_ref().context("posternd runs")
+    }
+
+    /// How many lines this `posternd` has logged.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn lines_logged(&self) -> Result<usize> {
+        Ok(self.running()?.lines().len())
     }
 
     /// What this `posternd` has logged with a message.

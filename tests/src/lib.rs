@@ -9,13 +9,14 @@
 //!   mallory ──┘                         tcpdump at its one link
 //! ```
 //!
-//! The rooms: [`wait`] (polling with a deadline), [`process`] and [`programs`] (what runs), [`netns`] (where it runs),
-//! [`probe`] (what a stranger sees), [`capture`] (what was on the wire), [`knocks`] (knocks no client would send),
-//! [`disk`] (power that can be cut), [`seed`] (chance that can be repeated), [`gate`] and [`sshd`] (what is under test,
-//! and what it guards).
+//! The rooms: [`wait`] (polling with a deadline), [`seed`] (chance that can be repeated), [`process`] and [`programs`]
+//! (what runs), [`netns`] (where it runs), [`disk`] (where it remembers, until the power is cut), [`probe`] (what a
+//! stranger sees), [`capture`] (what was on the wire), [`knocks`] (knocks no client would send), [`flood`] (more than
+//! anybody would send), [`gate`] and [`sshd`] (what is under test, and what it guards).
 
 pub mod capture;
 pub mod disk;
+pub mod flood;
 pub mod gate;
 pub mod knocks;
 pub mod netns;

@@ -164,6 +164,17 @@ impl Host {
         self.namespace.enter(work)
     }
 
+    /// How many packets its link has handed to it since it was made.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn packets_in(&self) -> Result<u64> {
+        let devices = self.enter(|| fs::read_to_string("/proc/thread-self/net/dev"))??;
+        let link = devices.lines().find_map(|line| line.trim_start().strip_prefix(LINK)?.strip_prefix(':'));
+        let packets = link.and_then(|counts| counts.split_whitespace().nth(1));
+        packets.context("the link is listed")?.parse().context("a number of packets")
+    }
+
     /// The processes on this host.
     ///
     /// # Errors

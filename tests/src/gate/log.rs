@@ -24,6 +24,20 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// What was counted since these, of the same gate.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let refused = self.refused.iter().map(|(reason, count)| {
+            (reason.clone(), count - earlier.refused.get(reason).copied().unwrap_or_default())
+        });
+        Self {
+            received: self.received - earlier.received,
+            dropped: self.dropped - earlier.dropped,
+            accepted: self.accepted - earlier.accepted,
+            refused: refused.filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+
     pub(super) fn from_event(event: &Value) -> Self {
         let count = |name: &str| event[name].as_u64().unwrap_or_default();
         let reasons = event["refused"].as_str().unwrap_or_default().split_whitespace();
