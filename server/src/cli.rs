@@ -79,6 +79,9 @@ pub(crate) enum Command {
     Reload(Asking),
     /// Put up the guard alone, without a gate behind it: what the host does while it boots
     Guard,
+    /// Care for what the gate remembers
+    #[command(subcommand)]
+    State(StateCommand),
     /// Take every rule of Postern out of the firewall
     Remove,
     /// What `run` starts to read packets
@@ -97,6 +100,16 @@ pub(crate) struct Asking {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum StateCommand {
+    /// Say what it costs to begin a new replay store, as after a damage; with --yes, do it and keep the old one aside
+    Reset {
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Subcommand)]

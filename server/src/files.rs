@@ -1,12 +1,39 @@
-//! Files that must never be half written, and of which two programs must not write one at a time.
+//! Files that must never be half written, and of which two programs must not write one at a time; folders that must
+//! not be lost with the power.
 
-use std::fs::{File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use tempfile::NamedTempFile;
+
+/// Makes a folder of mode 0700, and those above it that are missing, all durable. One that is there stays as it is.
+pub(crate) fn make_private(folder: &Path) -> io::Result<()> {
+    make(folder, 0o700)
+}
+
+fn make(folder: &Path, mode: u32) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = parent(folder);
+    make(parent, 0o755)?;
+    match DirBuilder::new().mode(mode).create(folder) {
+        // Somebody else was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        created => created?,
+    }
+    // Whatever the mask of whoever starts us: another user has to get through the upper ones.
+    fs::set_permissions(folder, Permissions::from_mode(mode))?;
+    File::open(parent)?.sync_all()
+}
+
+/// The folder that a path is in.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
 
 /// A folder that is ours to write in until this is dropped; others who ask wait.
 pub(crate) struct FolderLock {
@@ -17,10 +44,7 @@ pub(crate) struct FolderLock {
 impl FolderLock {
     /// Locks the folder that a file is in.
     pub(crate) fn around(path: &Path) -> io::Result<Self> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let folder = parent(path).to_owned();
         let handle = File::open(&folder)?;
         flock(&handle, FlockOperation::LockExclusive)?;
         Ok(Self { folder, handle })

@@ -52,6 +52,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Revoke { which, asking } => commands::control::revoke(path, which, asking),
         Command::Reload(asking) => commands::control::reload(path, asking),
         Command::Guard => commands::guard::run(path),
+        Command::State(command) => commands::state::run(path, command),
         Command::Remove => commands::remove::run(),
     }
 }

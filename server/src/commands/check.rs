@@ -6,6 +6,7 @@ use anyhow::bail;
 
 use crate::config::Config;
 use crate::front::capture::Opened;
+use crate::front::store::{self, Condition};
 use crate::process::event_loop;
 use crate::warden::firewall::Firewall;
 use crate::warden::process::Reach;
@@ -46,6 +47,14 @@ async fn look(config: &Config, firewall: &Firewall) -> anyhow::Result<()> {
             Ok(_) => println!("interface {interface}: can be watched"),
             Err(error) => problem(error.to_string()),
         }
+    }
+    let folder = config.store();
+    let file = store::path_in(&folder).display().to_string();
+    match store::examine(&folder) {
+        Ok(Condition::Sound { knocks }) => println!("{file}: reads well, {knocks} knocks remembered"),
+        Ok(Condition::InUse) => println!("{file}: in use by a running gate"),
+        Ok(Condition::Missing) => println!("{file}: not there; a new one begins with the gate"),
+        Err(error) => problem(error.to_string()),
     }
     match firewall.is_guarded().await {
         Ok(true) => println!("firewall: the guard is up"),

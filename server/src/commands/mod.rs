@@ -8,6 +8,7 @@ pub(crate) mod guard;
 pub(crate) mod init;
 pub(crate) mod privileges;
 pub(crate) mod remove;
+pub(crate) mod state;
 
 use ring::rand::{SecureRandom, SystemRandom};
 

@@ -9,7 +9,6 @@
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,7 +16,7 @@ use postern_proto::{Datagram, GateId, GateKeys};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::sleep;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use crate::clock::Now;
 use crate::counters::Counters;
@@ -33,7 +32,7 @@ pub(crate) mod process;
 pub mod store;
 
 use capture::{Capture, Opened};
-use gate::{Gate, Outcome, Purge, Unrecorded, Verdict};
+use gate::{Gate, Outcome, Purge, Refused, Unrecorded, Verdict};
 use process::{Command, Enrolled, Event, Settings};
 use store::Store;
 
@@ -53,7 +52,7 @@ struct Front {
     captures: Vec<Capture>,
     gate_id: GateId,
     desk: Rc<Desk>,
-    store: Arc<Store>,
+    store: Store,
 }
 
 /// What the tasks of the front share; they take turns on one thread.
@@ -78,7 +77,7 @@ impl Front {
     fn start(settings: &Settings, captures: Vec<Opened>) -> anyhow::Result<Self> {
         let Settings { watch, enrolled } = settings;
         let now = Now::read();
-        let (store, memory) = Store::open(&watch.store, now.boot)?;
+        let (store, memory) = Store::open(&watch.store, now)?;
         let keys = GateKeys::derive(&watch.gate);
         let clients = enrolled.clients(&watch.gate).context("the key file")?;
         let gate = Gate::new(keys, watch.tolerance, enrolled.services.clone(), clients, memory, now.wall);
@@ -93,7 +92,7 @@ impl Front {
             work: Notify::new(),
             stopping: Cell::new(false),
         };
-        Ok(Self { captures, gate_id: watch.gate.clone(), desk: Rc::new(desk), store: Arc::new(store) })
+        Ok(Self { captures, gate_id: watch.gate.clone(), desk: Rc::new(desk), store })
     }
 
     /// Works until the line to the supervisor ends. Says in the log what it counted, at the end and on each reload.
@@ -247,7 +246,7 @@ async fn note(desk: Rc<Desk>, orders: Rc<Sender<Order>>) -> anyhow::Result<()> {
 }
 
 /// Records what waits, all of it in one commit, and only then lets it have its effect.
-async fn record(desk: Rc<Desk>, store: Arc<Store>, orders: Rc<Sender<Order>>) -> anyhow::Result<()> {
+async fn record(desk: Rc<Desk>, mut store: Store, orders: Rc<Sender<Order>>) -> anyhow::Result<()> {
     loop {
         if desk.waiting.borrow().is_empty() {
             if desk.stopping.get() {
@@ -256,15 +255,15 @@ async fn record(desk: Rc<Desk>, store: Arc<Store>, orders: Rc<Sender<Order>>) ->
             desk.work.notified().await;
         }
         let (batch, purge) = (desk.waiting.take(), desk.purge.take());
-        let store = Arc::clone(&store);
-        let (batch, purge, receipt) = spawn_blocking(move || {
+        let (back, batch, purge, receipt) = spawn_blocking(move || {
             let receipt = store.commit(batch.iter().map(Unrecorded::record), purge.as_ref());
-            (batch, purge, receipt)
+            (store, batch, purge, receipt)
         })
         .await
         .context("the store's thread failed")?;
+        store = back;
         match receipt {
-            Ok(receipt) => {
+            Some(receipt) => {
                 for unrecorded in batch {
                     let outcome = unrecorded.release(&receipt);
                     if let Some(order) = desk.conclude(outcome) {
@@ -275,12 +274,7 @@ async fn record(desk: Rc<Desk>, store: Arc<Store>, orders: Rc<Sender<Order>>) ->
                     desk.gate.borrow_mut().forget(&purge);
                 }
             }
-            Err(error) => {
-                error!(%error, knocks = batch.len(), "not recorded");
-                for refused in batch.into_iter().map(Unrecorded::fail) {
-                    desk.counters.borrow_mut().refuse(refused.reason);
-                }
-            }
+            None => batch.into_iter().map(Unrecorded::fail).for_each(|refused| desk.refuse(refused)),
         }
     }
 }
@@ -288,23 +282,27 @@ async fn record(desk: Rc<Desk>, store: Arc<Store>, orders: Rc<Sender<Order>>) ->
 impl Desk {
     /// Counts a recorded outcome; gives what the warden is to do.
     fn conclude(&self, outcome: Outcome) -> Option<Order> {
-        let mut counters = self.counters.borrow_mut();
         match outcome {
             Outcome::Refused(refused) => {
-                counters.refuse(refused.reason);
-                debug!(reason = %refused.reason, client = refused.client.map(tracing::field::display), "refused");
+                self.refuse(refused);
                 None
             }
             Outcome::Open(grant) => {
-                counters.accepted += 1;
+                self.counters.borrow_mut().accepted += 1;
                 let gate::Grant { client, services, source, from_port, decided } = grant;
                 Some(Order::Open { client, services, source, from_port, decided })
             }
             Outcome::Close(closure) => {
-                counters.accepted += 1;
+                self.counters.borrow_mut().accepted += 1;
                 let services = closure.services.iter().cloned().collect();
                 Some(Order::Close { client: closure.client, services, source: closure.source })
             }
         }
+    }
+
+    /// Counts a knock that its record, or the want of one, refused.
+    fn refuse(&self, refused: Refused) {
+        self.counters.borrow_mut().refuse(refused.reason);
+        debug!(reason = %refused.reason, client = refused.client.map(tracing::field::display), "refused");
     }
 }

@@ -17,6 +17,8 @@ use zeroize::Zeroizing;
 use super::Front;
 use super::capture::Opened;
 use super::gate::{Client, ServiceTable};
+use super::store;
+use crate::clock::Now;
 use crate::link::{Message, Sender};
 use crate::order::Order;
 use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
@@ -114,8 +116,10 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     }
     let files = Files::default().keep(&settings.watch.store, Access::Write);
     let keeps = Keeps { capabilities: CAPABILITIES, files, calls: Calls::Few };
-    if !sandbox::enter(identity, &keeps)? {
-        warn!("this kernel has no Landlock: a front that is taken over could read what its user may");
+    let threshold = sandbox::give_up_root(identity, keeps)?;
+    store::prepare(&settings.watch.store, Now::read().wall)?;
+    if !threshold.shut()? {
+        warn!("this kernel has no Landlock: a process that is taken over could read what its user may");
     }
     Ok(Confined { settings, orders, captures, unwatched })
 }

@@ -11,6 +11,9 @@ use landlock::{
 /// The newest version that this was tried with; older kernels give what they have.
 const NEWEST: ABI = ABI::V6;
 
+/// A file that was opened to be kept.
+pub(super) type Kept = PathBeneath<PathFd>;
+
 /// What may be done with a file, or with all beneath a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -58,7 +61,7 @@ impl Files {
     ///
     /// # Errors
     /// When one is missing or cannot be opened.
-    pub(super) fn open(&self) -> Result<Vec<PathBeneath<PathFd>>, LandlockError> {
+    pub(super) fn open(&self) -> Result<Vec<Kept>, LandlockError> {
         let opened = self.0.iter().map(|(path, access)| {
             let fd = PathFd::new(path)?;
             let rights =
@@ -81,7 +84,7 @@ impl Access {
 }
 
 /// Shuts everything else away, for good; `false` where the kernel has no Landlock and that is allowed.
-pub(super) fn restrict(files: Vec<PathBeneath<PathFd>>, optional: bool) -> Result<bool, LandlockError> {
+pub(super) fn restrict(files: Vec<Kept>, optional: bool) -> Result<bool, LandlockError> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?

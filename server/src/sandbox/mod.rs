@@ -1,8 +1,8 @@
 //! What a process gives up before it meets the world, and the proof that it is gone (P6).
 //!
-//! [`enter`] is called by front and warden while they have one thread and no event loop: what the one thread gives up,
-//! every later one never had. The order is that of what the next step needs: files are looked up as root, then user
-//! and capabilities go, then `no_new_privs`, Landlock and seccomp shut the door behind.
+//! Front and warden do it while they have one thread and no event loop: what the one thread gives up, every later one
+//! never had. The order is that of what the next step needs: files are looked up as root, then user and capabilities
+//! go ([`give_up_root`]), then Landlock and seccomp shut the door behind ([`Threshold::shut`]).
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -54,27 +54,48 @@ pub(crate) enum SandboxError {
     StillHeld(String),
 }
 
-/// Gives up everything but what is kept, for good, and proves it. Says whether Landlock is in force.
+/// A process that is the unprivileged user already, and can still reach whatever that user can: what it has to lay out
+/// for itself comes now.
+#[must_use]
+pub(crate) struct Threshold {
+    identity: Identity,
+    keeps: Keeps,
+    files: Vec<landlock::Kept>,
+    status: File,
+}
+
+/// Gives up root and every capability but those that are kept.
 ///
 /// # Errors
 /// [`SandboxError`]; the process must end then.
-pub(crate) fn enter(identity: Identity, keeps: &Keeps) -> Result<bool, SandboxError> {
+pub(crate) fn give_up_root(identity: Identity, keeps: Keeps) -> Result<Threshold, SandboxError> {
     // Landlock will not let /proc be opened: this file says what is held when it is read, not when it was opened.
-    let mut status = File::open("/proc/thread-self/status").map_err(give_up("/proc"))?;
+    let status = File::open("/proc/thread-self/status").map_err(give_up("/proc"))?;
     let files = keeps.files.open()?;
     drop_user(identity, keeps.capabilities)?;
     set_no_new_privs(true).map_err(give_up("new privileges"))?;
-    let landlocked = landlock::restrict(files, identity.landlock_optional)?;
-    keeps.calls.restrict()?;
+    Ok(Threshold { identity, keeps, files, status })
+}
 
-    let mut text = String::new();
-    status.read_to_string(&mut text).map_err(give_up("/proc"))?;
-    let held = Held::parse(&text).map_err(SandboxError::StillHeld)?;
-    held.is_no_more_than(identity, keeps.capabilities).map_err(SandboxError::StillHeld)?;
-    if held.threads != 1 {
-        return Err(SandboxError::StillHeld(format!("{} threads instead of one", held.threads)));
+impl Threshold {
+    /// Shuts everything but what is kept away, for good, and proves it. Says whether Landlock is in force.
+    ///
+    /// # Errors
+    /// [`SandboxError`]; the process must end then.
+    pub(crate) fn shut(self) -> Result<bool, SandboxError> {
+        let Self { identity, keeps, files, mut status } = self;
+        let landlocked = landlock::restrict(files, identity.landlock_optional)?;
+        keeps.calls.restrict()?;
+
+        let mut text = String::new();
+        status.read_to_string(&mut text).map_err(give_up("/proc"))?;
+        let held = Held::parse(&text).map_err(SandboxError::StillHeld)?;
+        held.is_no_more_than(identity, keeps.capabilities).map_err(SandboxError::StillHeld)?;
+        if held.threads != 1 {
+            return Err(SandboxError::StillHeld(format!("{} threads instead of one", held.threads)));
+        }
+        Ok(landlocked)
     }
-    Ok(landlocked)
 }
 
 /// Becomes the unprivileged user, with these capabilities and no way to any other.

@@ -88,6 +88,7 @@ fn few() -> Result<Rules, seccompiler::BackendError> {
         libc::SYS_flock,
         libc::SYS_fsync,
         libc::SYS_fdatasync,
+        libc::SYS_fadvise64,
         libc::SYS_ftruncate,
         libc::SYS_fallocate,
         // The store again, after the disk failed: Landlock says which files.

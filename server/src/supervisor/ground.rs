@@ -1,6 +1,6 @@
 //! What the supervisor lays out for the others before they start: they may not make it themselves.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, fstat
 use rustix::io::Errno;
 use rustix::process::umask;
 
+use crate::files::make_private;
 use crate::sandbox::Identity;
 use crate::warden::firewall::Variant;
 use crate::warden::process::lock_file;
@@ -30,7 +31,7 @@ pub(super) fn lay_store(folder: &Path, identity: Identity) -> anyhow::Result<()>
 }
 
 fn hand_over(folder: &Path, identity: Identity) -> anyhow::Result<()> {
-    make(folder)?;
+    make_private(folder)?;
     // Looked at and not opened: what is the front's already lets root in only by a capability that is given up.
     let owner = lstat(folder)?.st_uid;
     if owner == identity.uid {
@@ -49,35 +50,6 @@ fn hand_over(folder: &Path, identity: Identity) -> anyhow::Result<()> {
     }
     fchown(&handle, Some(uid), Some(gid))?;
     Ok(())
-}
-
-/// Makes a folder with mode 0700, and those above it that are missing as folders to pass through; durable on return.
-fn make(folder: &Path) -> io::Result<()> {
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(parent) = parent
-        && !parent.exists()
-    {
-        make_passage(parent)?;
-    }
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => parent.map_or(Ok(()), |parent| File::open(parent)?.sync_all()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn make_passage(folder: &Path) -> io::Result<()> {
-    if let Some(parent) = folder.parent()
-        && !parent.as_os_str().is_empty()
-        && !parent.exists()
-    {
-        make_passage(parent)?;
-    }
-    DirBuilder::new().mode(0o711).create(folder)?;
-    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        File::open(parent)?.sync_all()?;
-    }
-    File::open(folder)?.sync_all()
 }
 
 /// Lets the warden take the lock of iptables-legacy, which root's programs make for root alone: without it two

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use anyhow::Context;
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
-use tracing::warn;
 
 use super::firewall::{Family, Firewall, Variant, installed};
 use super::guard::{Admit, Guard};
@@ -108,9 +107,8 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let lock = lock_file();
     let files = if lock.exists() { files.keep(lock, Access::Write) } else { files };
     let keeps = Keeps { capabilities: CAPABILITIES, files, calls: Calls::Ordinary };
-    if !sandbox::enter(identity, &keeps)? {
-        warn!("this kernel has no Landlock: a warden that is taken over could read what its user may");
-    }
+    // The front says it where the kernel has no Landlock: once is enough.
+    sandbox::give_up_root(identity, keeps)?.shut()?;
     Ok(Confined { settings, orders, admin, installed })
 }
 

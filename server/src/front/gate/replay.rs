@@ -102,6 +102,11 @@ impl Memory {
         *closed = (*closed).max(at);
     }
 
+    /// How many knocks are remembered.
+    pub(crate) fn knocks(&self) -> usize {
+        self.seen.len()
+    }
+
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.seen.is_empty() && self.closed.is_empty()
