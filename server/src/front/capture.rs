@@ -10,6 +10,7 @@
 
 use std::io;
 use std::num::NonZeroU16;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use pcap::{Active, Direction};
@@ -155,6 +156,12 @@ impl Opened {
     pub(crate) fn open(interface: &str, ports: &[NonZeroU16]) -> Result<Self, CaptureError> {
         let (link, pcap) = activate(interface, ports)?;
         Ok(Self { interface: interface.to_owned(), link, pcap })
+    }
+}
+
+impl AsRawFd for Opened {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pcap.as_raw_fd()
     }
 }
 

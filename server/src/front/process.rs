@@ -2,7 +2,7 @@
 //! its captures, and the links that it was given.
 
 use std::num::NonZeroU16;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -115,7 +115,8 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
         }
     }
     let files = Files::default().keep(&settings.watch.store, Access::Write);
-    let keeps = Keeps { capabilities: CAPABILITIES, files, calls: Calls::Few };
+    let mute = captures.iter().map(Opened::as_raw_fd).collect();
+    let keeps = Keeps { capabilities: CAPABILITIES, files, calls: Calls::Few { mute } };
     let threshold = sandbox::give_up_root(identity, keeps)?;
     store::prepare(&settings.watch.store, Now::read().wall)?;
     if !threshold.shut()? {
