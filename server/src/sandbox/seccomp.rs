@@ -44,15 +44,16 @@ impl Calls {
         Ok(())
     }
 
-    fn programs(&self) -> Result<Vec<BpfProgram>, BackendError> {
+    fn programs(&self) -> Result<[BpfProgram; 2], BackendError> {
         let (allow, refuse) = (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.cast_unsigned()));
         // clone3 hides what it is asked for in memory, where no filter looks; the C library falls back to clone.
         let hide = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
         let clone3 = filter([(libc::SYS_clone3, vec![])].into(), allow.clone(), hide)?;
-        match self {
-            Self::Few { mute } => Ok(vec![clone3, filter(few::rules(mute)?, refuse, allow)?]),
-            Self::Ordinary => Ok(vec![filter(never::rules(), allow, refuse)?]),
-        }
+        let rest = match self {
+            Self::Few { mute } => filter(few::rules(mute)?, refuse, allow)?,
+            Self::Ordinary => filter(never::rules()?, allow, refuse)?,
+        };
+        Ok([clone3, rest])
     }
 }
 

@@ -1,14 +1,33 @@
 //! What [`Calls::Ordinary`](super::Calls::Ordinary) are not.
 
-use super::{Rules, X32};
+use libc::c_int;
+use seccompiler::{BackendError, SeccompRule};
 
-pub(super) fn rules() -> Rules {
-    let calls = [
+use super::{Rules, SOCKET_TYPE, X32, all, is, is_not, masked};
+
+/// Flags of clone: a child in a namespace of its own. In one of users it would hold every capability.
+const NAMESPACES: [c_int; 7] = [
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWCGROUP,
+];
+
+/// The old name of a packet socket (`linux/net.h`).
+const SOCK_PACKET: c_int = 10;
+
+pub(super) fn rules() -> Result<Rules, BackendError> {
+    let plain = [
+        // Other processes.
         libc::SYS_ptrace,
         libc::SYS_process_vm_readv,
         libc::SYS_process_vm_writev,
         libc::SYS_kcmp,
         libc::SYS_pidfd_getfd,
+        // Parts of the kernel that a firewall does not need.
         libc::SYS_bpf,
         libc::SYS_perf_event_open,
         libc::SYS_userfaultfd,
@@ -22,18 +41,37 @@ pub(super) fn rules() -> Rules {
         libc::SYS_finit_module,
         libc::SYS_delete_module,
         libc::SYS_kexec_load,
+        libc::SYS_kexec_file_load,
         libc::SYS_reboot,
+        // What is mounted where, and namespaces.
         libc::SYS_mount,
+        libc::SYS_mount_setattr,
         libc::SYS_umount2,
         libc::SYS_move_mount,
         libc::SYS_open_tree,
         libc::SYS_fsopen,
+        libc::SYS_fsconfig,
+        libc::SYS_fspick,
         libc::SYS_fsmount,
         libc::SYS_pivot_root,
         libc::SYS_chroot,
         libc::SYS_setns,
         libc::SYS_unshare,
         libc::SYS_open_by_handle_at,
+        // Landlock does not look at modes and owners: those of the front's files are its user's.
+        libc::SYS_fchmod,
+        libc::SYS_fchmodat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_fchmodat2,
+        libc::SYS_fchown,
+        libc::SYS_fchownat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chmod,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chown,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_lchown,
+        // The machine.
         libc::SYS_swapon,
         libc::SYS_swapoff,
         libc::SYS_acct,
@@ -52,6 +90,26 @@ pub(super) fn rules() -> Rules {
         #[cfg(target_arch = "x86_64")]
         libc::SYS_modify_ldt,
     ];
-    let both = calls.into_iter().flat_map(|call| [call, call | X32]);
-    both.map(|call| (call, vec![])).collect()
+    let mut rules: Rules = plain.into_iter().map(|call| (call, vec![])).collect();
+    let namespaces = NAMESPACES.map(|flag| all([masked(0, flag, flag)]));
+    rules.insert(libc::SYS_clone, namespaces.into_iter().collect::<Result<_, _>>()?);
+    rules.insert(libc::SYS_socket, sockets()?);
+    // Limits of others: the front is the same user.
+    rules.insert(libc::SYS_prlimit64, vec![all([is_not(0, 0)])?]);
+    let both = |(call, rules): (i64, Vec<SeccompRule>)| [(call, rules.clone()), (call | X32, rules)];
+    Ok(rules.into_iter().flat_map(both).collect())
+}
+
+/// Sockets that show packets, and those of families that a firewall does not need.
+fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
+    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    // iptables-legacy asks for its tables through a raw socket of a protocol that no packet has.
+    let raw =
+        |family| all([is(0, family), masked(1, SOCKET_TYPE, libc::SOCK_RAW), is_not(2, libc::IPPROTO_RAW)]);
+    Ok(vec![
+        all(families.map(|family| is_not(0, family)))?,
+        raw(libc::AF_INET)?,
+        raw(libc::AF_INET6)?,
+        all([is(0, libc::AF_INET), masked(1, SOCKET_TYPE, SOCK_PACKET)])?,
+    ])
 }
