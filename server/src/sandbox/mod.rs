@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use rustix::process::{Gid, Uid};
+use rustix::process::{DumpableBehavior, Gid, Uid, set_dumpable_behavior};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set, configure_capability_in_ambient_set,
     remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
@@ -73,6 +73,8 @@ pub(crate) fn give_up_root(identity: Identity, keeps: Keeps) -> Result<Threshold
     let status = File::open("/proc/thread-self/status").map_err(give_up("/proc"))?;
     let files = keeps.files.open()?;
     drop_user(identity, keeps.capabilities)?;
+    // No other process of its user gets at it, and no dump of its memory, with every key, comes onto a disk.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(give_up("being dumped"))?;
     set_no_new_privs(true).map_err(give_up("new privileges"))?;
     Ok(Threshold { identity, keeps, files, status })
 }
