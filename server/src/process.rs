@@ -4,9 +4,9 @@
 //! message brings the settings, then the process confines itself, then it works. When the line ends, so does it.
 
 use std::ffi::CStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -80,6 +80,7 @@ where
     E: Serialize + DeserializeOwned + 'static,
 {
     set_name(name)?;
+    close_inherited()?;
     let line = io::stdin().as_fd().try_clone_to_owned()?;
     // What the process runs later has no part in the line.
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
@@ -99,6 +100,19 @@ where
         }
         Ok(())
     })
+}
+
+/// Closes what the supervisor was started with beside the standard streams: somebody may have left it open by mistake, and a
+/// process that opened nothing yet has none that is its own.
+fn close_inherited() -> io::Result<()> {
+    let names = fs::read_dir("/proc/self/fd")?.map(|entry| Ok(entry?.file_name()));
+    let names = names.collect::<io::Result<Vec<_>>>()?;
+    let descriptors = names.iter().filter_map(|name| name.to_str()?.parse::<RawFd>().ok());
+    for descriptor in descriptors.filter(|&descriptor| descriptor > libc::STDERR_FILENO) {
+        // That of the listing is closed already.
+        let _ = nix::unistd::close(descriptor);
+    }
+    Ok(())
 }
 
 /// Tells the supervisor now and then that the event loop turns.
