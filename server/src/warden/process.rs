@@ -19,7 +19,8 @@ use crate::order::Order;
 use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
 use crate::sandbox::{self, Access, Calls, Files, Keeps};
 
-/// The capabilities of the warden, and of iptables as it runs it: legacy asks for its tables through a raw socket.
+/// The capabilities of the warden, and of iptables as it runs it, at the most: without iptables-legacy, which asks for its
+/// tables through a raw socket, the warden gives `NET_RAW` up as well.
 pub(crate) const CAPABILITIES: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RAW);
 
 /// The file that programs of iptables-legacy lock so that no two write at a time.
@@ -106,7 +107,9 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
         .keep("/dev/null", Access::Write);
     let lock = lock_file();
     let files = if lock.exists() { files.keep(lock, Access::Write) } else { files };
-    let keeps = Keeps { capabilities: CAPABILITIES, files, calls: Calls::Ordinary };
+    let is_legacy = settings.reach.variant != Variant::Nft || installed.iter().any(Firewall::is_legacy);
+    let capabilities = if is_legacy { CAPABILITIES } else { CAPABILITIES - CapabilitySet::NET_RAW };
+    let keeps = Keeps { capabilities, files, calls: Calls::Ordinary };
     // The front says it where the kernel has no Landlock: once is enough.
     sandbox::give_up_root(identity, keeps)?.shut()?;
     Ok(Confined { settings, orders, admin, installed })

@@ -48,6 +48,11 @@ impl Firewall {
         Self { families: families.iter().map(|&family| Tables::new(variant, family)).collect(), admit }
     }
 
+    /// Whether it may be a matter of iptables-legacy.
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.families.iter().any(|tables| tables.variant != Variant::Nft)
+    }
+
     /// Whether the guard of every family is up.
     pub(crate) async fn is_guarded(&self) -> Result<bool, FirewallError> {
         for tables in &self.families {
