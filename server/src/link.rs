@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
@@ -20,6 +21,7 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
+use tokio::task::coop::consume_budget;
 use zeroize::Zeroizing;
 
 /// Changes with every change of a message.
@@ -33,6 +35,8 @@ const DESCRIPTORS: usize = 4;
 pub(crate) trait Message: Serialize + DeserializeOwned {
     /// Length of its encoding in bytes, at the most.
     const MAX: usize;
+    /// Whether descriptors may come with it. Where not, the kernel keeps them from who receives.
+    const HAS_DESCRIPTORS: bool = false;
 }
 
 /// Both ends of a new link.
@@ -96,10 +100,11 @@ impl<M: Message> Receiver<M> {
     /// [`io::ErrorKind::InvalidData`] for something that is no such message; the next call goes on behind it.
     pub(crate) async fn receive(&mut self) -> io::Result<Option<M>> {
         loop {
+            // Who sends without end does not keep other tasks from their turn.
+            consume_budget().await;
             let mut ready = self.socket.readable().await?;
             let assembly = &mut self.assembly;
-            match ready.try_io(|socket| assembly.receive_packet(socket.as_fd(), RecvFlags::DONTWAIT, M::MAX))
-            {
+            match ready.try_io(|socket| assembly.receive_packet::<M>(socket.as_fd(), RecvFlags::DONTWAIT)) {
                 Ok(Ok(Progress::More)) | Err(_) => {}
                 Ok(Ok(Progress::Whole)) => return assembly.take().map(|(message, _)| Some(message)),
                 Ok(Ok(Progress::Closed)) => return Ok(None),
@@ -115,7 +120,7 @@ impl<M: Message> Receiver<M> {
     pub(crate) fn receive_now(&mut self) -> io::Result<Option<M>> {
         loop {
             let socket = self.socket.get_ref().as_fd();
-            match self.assembly.receive_packet(socket, RecvFlags::DONTWAIT, M::MAX) {
+            match self.assembly.receive_packet::<M>(socket, RecvFlags::DONTWAIT) {
                 Ok(Progress::More) => {}
                 Ok(Progress::Whole) => return self.assembly.take().map(|(message, _)| Some(message)),
                 Ok(Progress::Closed) => return Ok(None),
@@ -133,7 +138,7 @@ impl<M: Message> Receiver<M> {
 pub(crate) fn receive_first<M: Message>(end: BorrowedFd<'_>) -> io::Result<(M, Vec<OwnedFd>)> {
     let mut assembly = Assembly::default();
     loop {
-        match assembly.receive_packet(end, RecvFlags::empty(), M::MAX)? {
+        match assembly.receive_packet::<M>(end, RecvFlags::empty())? {
             Progress::More => {}
             Progress::Whole => return assembly.take(),
             Progress::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -196,15 +201,14 @@ enum Progress {
 }
 
 impl Assembly {
-    fn receive_packet(
+    fn receive_packet<M: Message>(
         &mut self,
         socket: BorrowedFd<'_>,
         flags: RecvFlags,
-        max: usize,
     ) -> io::Result<Progress> {
         let mut packet = Zeroizing::new(vec![0; PACKET_LEN]);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut control = RecvAncillaryBuffer::new(if M::HAS_DESCRIPTORS { &mut space } else { &mut [] });
         let iov = &mut [IoSliceMut::new(&mut packet)];
         let received = recvmsg(socket, iov, &mut control, flags | RecvFlags::CMSG_CLOEXEC)?;
         for message in control.drain() {
@@ -212,12 +216,13 @@ impl Assembly {
                 self.descriptors.extend(descriptors);
             }
         }
-        if received.bytes == 0 {
+        // An empty packet looks like the end of the link, which nobody is to feign.
+        if received.bytes == 0 && is_closed(socket)? {
             return Ok(Progress::Closed);
         }
         let cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
         match packet[..received.bytes].split_first_chunk() {
-            Some((&[VERSION, more @ 0..=1], part)) if !cut && self.body.len() + part.len() <= max => {
+            Some((&[VERSION, more @ 0..=1], part)) if !cut && self.body.len() + part.len() <= M::MAX => {
                 self.body.extend_from_slice(part);
                 Ok(if more == 1 { Progress::More } else { Progress::Whole })
             }
@@ -238,16 +243,25 @@ impl Assembly {
     }
 }
 
+/// Whether nobody is at the other end any more.
+fn is_closed(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut ends = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+    poll(&mut ends, Some(&Timespec::default()))?;
+    Ok(ends[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP))
+}
+
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::fs::File;
     use std::io::Write;
 
     use serde::Deserialize;
+    use tokio::task::yield_now;
 
     use super::*;
 
@@ -256,6 +270,15 @@ mod tests {
 
     impl Message for Text {
         const MAX: usize = 1024 * 1024;
+    }
+
+    /// What a message is that descriptors may come with.
+    #[derive(Serialize, Deserialize)]
+    struct Start(Text);
+
+    impl Message for Start {
+        const MAX: usize = Text::MAX;
+        const HAS_DESCRIPTORS: bool = true;
     }
 
     fn ends() -> (Sender<Text>, Receiver<Text>) {
@@ -306,7 +329,8 @@ mod tests {
     async fn junk_is_an_error_and_the_next_message_is_read() {
         let (sender, mut receiver) = ends();
         for junk in [
-            &[VERSION][..],
+            &[][..],
+            &[VERSION],
             &[VERSION + 1, 0, 0],
             &[VERSION, 2, 0],
             &[VERSION, 0],
@@ -317,8 +341,32 @@ mod tests {
             let error = receiver.receive().await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{junk:?}");
         }
+        let file = tempfile::tempfile().unwrap();
+        sender.send_with(&Text(String::new()), &[file.as_fd()]).await.unwrap();
+        assert!(receiver.receive().await.is_err(), "no descriptors come with this message");
         sender.send(&Text("next".to_owned())).await.unwrap();
         assert_eq!(receiver.receive().await.unwrap(), Some(Text("next".to_owned())));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_sends_without_end_leaves_others_their_turn() {
+        let (sender, mut receiver) = ends();
+        let turns = Cell::new(0);
+        let flood = async {
+            for _ in 0..10_000 {
+                // The junk is there before it is looked for: receiving never has to wait.
+                send(sender.socket.get_ref(), &[VERSION + 1], SendFlags::empty()).unwrap();
+                receiver.receive().await.unwrap_err();
+            }
+        };
+        let other = async {
+            while turns.get() < 10 {
+                yield_now().await;
+                turns.set(turns.get() + 1);
+            }
+        };
+        tokio::select! { biased; () = flood => {}, () = other => {} }
+        assert_eq!(turns.get(), 10);
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -326,8 +374,8 @@ mod tests {
         let (a, b) = pair().unwrap();
         let (mut file, path) = tempfile::NamedTempFile::new().unwrap().into_parts();
         let sender = Sender::new(a).unwrap();
-        sender.send_with(&Text("y".repeat(100_000)), &[file.as_fd()]).await.unwrap();
-        let (text, descriptors) = receive_first::<Text>(b.as_fd()).unwrap();
+        sender.send_with(&Start(Text("y".repeat(100_000))), &[file.as_fd()]).await.unwrap();
+        let (Start(text), descriptors) = receive_first(b.as_fd()).unwrap();
         assert_eq!(text.0.len(), 100_000);
         let mut same = File::from(descriptors.into_iter().next().unwrap());
         same.write_all(b"here").unwrap();

@@ -36,6 +36,7 @@ pub(crate) struct Start<S> {
 
 impl<S: Serialize + DeserializeOwned> Message for Start<S> {
     const MAX: usize = LONGEST_SETTINGS;
+    const HAS_DESCRIPTORS: bool = true;
 }
 
 /// What a process tells the supervisor; `E` is what only its kind has to tell.
