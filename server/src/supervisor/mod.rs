@@ -207,8 +207,12 @@ impl Supervisor {
                 }
             }
             Happening::Event(warden::Event::TrialOver) => return true,
-            Happening::Event(warden::Event::Confirmed) => self.trial_end = None,
             Happening::Event(warden::Event::ReloadAsked) => self.reload_and_say().await,
+            // Said here and not by the warden: one that dies before this is heard has a successor that is on trial.
+            Happening::Event(warden::Event::Confirmed) => {
+                self.trial_end = None;
+                info!("trial confirmed: the guard stays");
+            }
             Happening::Ready | Happening::Reloaded(_) | Happening::Gone => {}
         }
         false

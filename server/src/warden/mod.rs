@@ -382,10 +382,7 @@ impl Warden {
             return false;
         };
         match self.install().await {
-            Ok(()) => {
-                info!("trial confirmed: the guard stays");
-                true
-            }
+            Ok(()) => true,
             Err(error) => {
                 error!(%error, "not confirmed, the firewall failed: the trial goes on; confirm again");
                 self.guard.until = Some(until);
