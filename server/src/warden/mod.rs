@@ -160,7 +160,12 @@ impl Warden {
                 );
             }
         }
-        info!(adopted = warden.ledger.leases().count(), standing = warden.standing.len(), "guard up");
+        let (adopted, standing) = (warden.ledger.leases().count(), warden.standing.len());
+        if was_guarded {
+            debug!(adopted, standing, "guard stood");
+        } else {
+            info!(adopted, standing, "guard up");
+        }
         Ok(warden)
     }
 
