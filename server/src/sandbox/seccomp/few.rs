@@ -16,6 +16,7 @@ pub(super) fn rules(mute: &[RawFd]) -> Result<Rules, BackendError> {
         libc::SYS_recvmsg,
         libc::SYS_recvfrom,
         libc::SYS_getsockopt,
+        libc::SYS_getsockname,
         libc::SYS_lseek,
         libc::SYS_fstat,
         libc::SYS_newfstatat,
@@ -76,7 +77,7 @@ pub(super) fn rules(mute: &[RawFd]) -> Result<Rules, BackendError> {
         rules.insert(call, vec![all([masked(2, libc::PROT_EXEC, 0)])?]);
     }
     let own = c_int::try_from(std::process::id()).unwrap_or(c_int::MAX);
-    let nonblocking = c_int::try_from(libc::FIONBIO).unwrap_or(c_int::MAX);
+    let request = |request| is(1, c_int::try_from(request).unwrap_or(c_int::MAX));
     for (call, conditions) in [
         (libc::SYS_clone, vec![masked(0, libc::CLONE_THREAD, libc::CLONE_THREAD)]),
         // Only itself: the warden is the same user.
@@ -84,11 +85,13 @@ pub(super) fn rules(mute: &[RawFd]) -> Result<Rules, BackendError> {
         // A pair of streams, for the event loop to wake itself, leads nowhere. One of datagrams would reach any socket
         // that has a path.
         (libc::SYS_socketpair, vec![is(0, libc::AF_UNIX), masked(1, SOCKET_TYPE, libc::SOCK_STREAM)]),
-        (libc::SYS_ioctl, vec![is(1, nonblocking)]),
         (libc::SYS_prctl, vec![is(0, libc::PR_SET_NAME)]),
     ] {
         rules.insert(call, vec![all(conditions)?]);
     }
+    // By getsockname and by its flags, libpcap tells an interface that is down from one that is gone.
+    let requests = [request(libc::FIONBIO), request(libc::SIOCGIFFLAGS)];
+    rules.insert(libc::SYS_ioctl, requests.into_iter().map(|one| all([one])).collect::<Result<_, _>>()?);
     Ok(rules)
 }
 
