@@ -105,7 +105,7 @@ fn a_guard_on_trial_stays_when_confirmed() -> Result<()> {
 }
 
 /// Looks at a door that has to stay shut up to an instant.
-fn stays_shut(from: &Host, door: SocketAddr, until: Instant) -> Result<()> {
+pub(crate) fn stays_shut(from: &Host, door: SocketAddr, until: Instant) -> Result<()> {
     loop {
         // What is sent before the instant counts, whenever the answer comes.
         let sent = Instant::now();

@@ -134,7 +134,7 @@ impl PoweredGate {
     fn new() -> Result<Self> {
         // A window that outlasts the looks at it, and knocks that stay fresh: a gate that has forgotten one has no
         // other reason to refuse it.
-        let mut world = World::new(Settings { window_secs: 60, tolerance: "10m", ..Settings::default() })?;
+        let mut world = World::new(Settings { window_secs: 60, tolerance_secs: 600, ..Settings::default() })?;
         world.listen(&[SSH])?;
         let farm = world.network.host(NUMBERS.into_iter().flatten())?;
         let state = world.gate.directory().join("state");

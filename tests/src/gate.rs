@@ -16,10 +16,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 mod log;
+mod processes;
 mod settings;
 mod usage;
 
 pub use log::Counters;
+pub use processes::Role;
 pub use settings::{GROUP, KNOCK_PORTS, SERVICES, SSH, Settings, USER, Variant, WEB};
 pub use usage::Usage;
 
@@ -49,10 +51,38 @@ impl Gate {
         let files = tempfile::Builder::new().prefix("postern-gate-").tempdir()?;
         // What the front remembers is below it, and the front is nobody.
         fs::set_permissions(files.path(), Permissions::from_mode(0o711))?;
-        let gate = Self { host, settings, files, id: GateId::from_bytes(random()), daemon: None };
-        write_private(&gate.config(), &settings.to_toml(&gate.id, &gate.files.path().join("state")))?;
+        let mut gate = Self { host, settings, files, id: GateId::from_bytes(random()), daemon: None };
+        gate.configure(settings)?;
         gate.write_clients(&[])?;
         Ok(gate)
+    }
+
+    /// Replaces the configuration file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure(&mut self, settings: Settings) -> Result<()> {
+        self.settings = settings;
+        write_private(&self.config(), &settings.to_toml(&self.id, &self.state()))
+    }
+
+    /// Gives the gate another id, in the configuration file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn rename(&mut self) -> Result<()> {
+        self.id = GateId::from_bytes(random());
+        self.configure(self.settings)
+    }
+
+    /// Changes a file of the gate: the first `from` in it becomes `to`.
+    ///
+    /// # Errors
+    /// When it is not in it, or the file cannot be written.
+    pub fn edit(&self, file: &Path, from: &str, to: &str) -> Result<()> {
+        let text = fs::read_to_string(file)?;
+        ensure!(text.contains(from), "no {from:?} in {}", file.display());
+        write_private(file, &text.replacen(from, to, 1))
     }
 
     /// A new client that may have both services; it is not in the key file yet.
@@ -69,7 +99,7 @@ impl Gate {
     /// When it cannot be written.
     pub fn write_clients(&self, clients: &[&Client]) -> Result<()> {
         let text: String = clients.iter().map(|client| client.entry.to_toml()).collect();
-        write_private(&self.directory().join("keys"), &text)
+        write_private(&self.keys(), &text)
     }
 
     /// The host it runs on.
@@ -94,6 +124,18 @@ impl Gate {
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.directory().join("posternd.toml")
+    }
+
+    /// Its key file.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.directory().join("keys")
+    }
+
+    /// Where it keeps what it remembers.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.directory().join("state")
     }
 
     /// Where one of its ports is.
@@ -128,8 +170,23 @@ impl Gate {
     /// # Errors
     /// When it does not become ready.
     pub fn start(&mut self, arguments: &[&str]) -> Result<()> {
-        let arguments = [&["run", "--log-format", "json"], arguments].concat();
-        self.daemon = Some(Process::spawn(self.posternd(&arguments)?)?);
+        self.start_by(self.run_command(arguments)?)
+    }
+
+    /// The command that [`Gate::start`] runs, for a test that changes something about it.
+    ///
+    /// # Errors
+    /// When the programs do not build.
+    pub fn run_command(&self, arguments: &[&str]) -> Result<Command> {
+        self.posternd(&[&["run", "--log-format", "json"], arguments].concat())
+    }
+
+    /// Starts `posternd run` by a command, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start_by(&mut self, command: Command) -> Result<()> {
+        self.daemon = Some(Process::spawn(command)?);
         self.wait_for_events("ready", 1).map(drop)
     }
 
@@ -138,8 +195,16 @@ impl Gate {
     /// # Errors
     /// When it does not end, or not with 0.
     pub fn stop(&mut self) -> Result<Counters> {
+        self.signal(Signal::TERM)?;
+        self.wait_for_end()
+    }
+
+    /// Waits until `posternd` has ended as it was told to, and gives back its counters.
+    ///
+    /// # Errors
+    /// When it does not end, or not with 0.
+    pub fn wait_for_end(&mut self) -> Result<Counters> {
         let mut daemon = self.daemon.take().context("posternd runs")?;
-        daemon.signal(Signal::TERM)?;
         let status = daemon.wait(LONG)?;
         ensure!(status.success(), "posternd ended with {status}:\n{}", daemon.lines().join("\n"));
         let last = |lines: &[String]| events(lines, "counters").pop();
@@ -190,7 +255,11 @@ impl Gate {
         self.running()?.signal(signal)
     }
 
-    fn running(&self) -> Result<&Process> {
+    /// Its `posternd`.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn running(&self) -> Result<&Process> {
         self.daemon.as_ref().context("posternd runs")
     }
 

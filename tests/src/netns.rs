@@ -90,27 +90,63 @@ impl Network {
         ] {
             host.namespace.write_sysctl(name, value)?;
         }
-        let mut setup = format!(
-            "link set lo up\n\
-             link add {LINK} address {} type veth peer name port{own} netns {}\n",
-            mac(own),
-            self.switch.name
-        );
-        for &number in &numbers {
-            // Of several addresses, IPv6 would take the last one by itself; deprecated ones only when bound to.
-            let lifetime = if number == own { "forever" } else { "0" };
-            writeln!(setup, "addr add {}/16 dev {LINK}", v4(number))?;
-            writeln!(setup, "addr add {}/64 dev {LINK} nodad preferred_lft {lifetime}", v6(number))?;
-        }
-        writeln!(setup, "link set {LINK} up")?;
-        host.namespace.ip(&setup)?;
-        self.switch.ip(&format!("link set port{own} master switch\nlink set port{own} up\n"))?;
-        for (name, others) in &self.hosts {
-            host.namespace.ip(&neighbours(others))?;
+        host.namespace.ip("link set lo up\n")?;
+        for (name, _) in &self.hosts {
             ip(name, &neighbours(&numbers))?;
         }
         self.hosts.push((host.namespace.name.clone(), numbers));
+        self.plug_in(&host)?;
         Ok(host)
+    }
+
+    /// Gives a host without a link its link to the switch.
+    ///
+    /// # Errors
+    /// When it has one, or it cannot be made.
+    pub fn plug_in(&self, host: &Host) -> Result<()> {
+        let own = host.number;
+        host.namespace.ip(&format!(
+            "link add {LINK} address {} type veth peer name port{own} netns {}\n",
+            mac(own),
+            self.switch.name
+        ))?;
+        self.switch.ip(&format!("link set port{own} master switch\nlink set port{own} up\n"))?;
+        self.put_up(host)
+    }
+
+    /// Puts a host's link up, with all that goes when a link goes down: addresses and neighbours.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn put_up(&self, host: &Host) -> Result<()> {
+        let (own, name) = (host.number, &host.namespace.name);
+        let (own_entry, others): (Vec<_>, Vec<_>) = self.hosts.iter().partition(|(other, _)| other == name);
+        let mut setup = String::new();
+        for &number in own_entry.iter().flat_map(|(_, numbers)| numbers) {
+            // Of several addresses, IPv6 would take the last one by itself; deprecated ones only when bound to.
+            let lifetime = if number == own { "forever" } else { "0" };
+            writeln!(setup, "addr replace {}/16 dev {LINK}", v4(number))?;
+            writeln!(setup, "addr replace {}/64 dev {LINK} nodad preferred_lft {lifetime}", v6(number))?;
+        }
+        writeln!(setup, "link set {LINK} up")?;
+        setup.extend(others.iter().map(|(_, numbers)| neighbours(numbers)));
+        host.namespace.ip(&setup)
+    }
+
+    /// Takes a host's link away.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn unplug(&self, host: &Host) -> Result<()> {
+        host.namespace.ip(&format!("link delete {LINK}\n"))
+    }
+
+    /// Puts a host's link down.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn put_down(&self, host: &Host) -> Result<()> {
+        host.namespace.ip(&format!("link set {LINK} down\n"))
     }
 }
 

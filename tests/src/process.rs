@@ -2,6 +2,7 @@
 //!
 //! A process is ended by its process id and by nothing else; a name would hit somebody else's.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -10,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::wait::wait_for;
 
@@ -111,12 +112,27 @@ impl Process {
         stdin.write_all(bytes).and_then(|()| stdin.flush()).with_context(|| format!("stdin of {}", self.name))
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors
     /// When it has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill_process(Pid::from_child(&self.child), signal).with_context(|| format!("signal to {}", self.name))
+        kill_process(self.pid(), signal).with_context(|| format!("signal to {}", self.name))
+    }
+
+    /// Sends a signal to its process group, which is its own when it was started so.
+    ///
+    /// # Errors
+    /// When it leads no group.
+    pub fn signal_group(&self, signal: Signal) -> Result<()> {
+        kill_process_group(self.pid(), signal)
+            .with_context(|| format!("signal to the group of {}", self.name))
     }
 
     /// Waits for its end.
@@ -142,6 +158,12 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether a process, of whomever, has ended; one that nobody has waited for has no executable any more.
+#[must_use]
+pub fn has_ended(pid: Pid) -> bool {
+    fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).is_err()
 }
 
 /// What a process that has ended left behind.

@@ -58,38 +58,54 @@ pub struct Settings {
     pub variant: Variant,
     /// `services.*.window`, in seconds.
     pub window_secs: u32,
-    /// `gate.tolerance`.
-    pub tolerance: &'static str,
     /// `firewall.guard`.
     pub guard: &'static str,
     /// `services.*.established`.
     pub established: &'static str,
     /// `firewall.always-allow`.
     pub always_allow: &'static [&'static str],
+    /// `gate.interfaces`; any when empty.
+    pub interfaces: &'static [&'static str],
+    /// `gate.ports`.
+    pub ports: [u16; 2],
+    /// `gate.tolerance`, in seconds.
+    pub tolerance_secs: u32,
+    /// `process.user`.
+    pub user: &'static str,
     /// `POSTERND_LOG`.
     pub log: &'static str,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            variant: Variant::Nft,
-            window_secs: 3,
-            tolerance: "1m",
-            guard: "drop",
-            established: "keep",
-            always_allow: &[],
-            log: "debug",
-        }
+        Self::DEFAULT
     }
 }
 
 impl Settings {
+    /// What most tests want.
+    pub const DEFAULT: Self = Self {
+        variant: Variant::Nft,
+        window_secs: 3,
+        guard: "drop",
+        established: "keep",
+        always_allow: &[],
+        interfaces: &[],
+        ports: KNOCK_PORTS,
+        tolerance_secs: 60,
+        user: USER,
+        log: "debug",
+    };
+
     /// The configuration file.
     #[must_use]
     pub fn to_toml(&self, id: &GateId, state: &Path) -> String {
-        let Self { variant, window_secs, tolerance, guard, established, always_allow, .. } = self;
-        let (id, state, variant) = (id.to_text(), state.display(), variant.name());
+        let Self { window_secs, guard, established, always_allow, ports, tolerance_secs, user, .. } = self;
+        let (id, state, variant) = (id.to_text(), state.display(), self.variant.name());
+        let interfaces = match self.interfaces {
+            [] => String::new(),
+            names => format!("interfaces = {names:?}\n"),
+        };
         let service = |(name, port)| {
             format!(
                 "[services.{name}]\n\
@@ -101,8 +117,9 @@ impl Settings {
         format!(
             "[gate]\n\
              id = \"{}\"\n\
-             ports = {KNOCK_PORTS:?}\n\
-             tolerance = \"{tolerance}\"\n\
+             ports = {ports:?}\n\
+             tolerance = \"{tolerance_secs}s\"\n\
+             {interfaces}\
              state = \"{state}\"\n\
              {}\
              [firewall]\n\
@@ -110,7 +127,7 @@ impl Settings {
              guard = \"{guard}\"\n\
              always-allow = {always_allow:?}\n\
              [process]\n\
-             user = \"{USER}\"\n\
+             user = \"{user}\"\n\
              [admin]\n\
              socket = \"admin.sock\"\n\
              group = \"{GROUP}\"\n",

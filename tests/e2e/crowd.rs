@@ -1,0 +1,70 @@
+//! A host with many addresses: each knock is from one of its own, so that it can be told which one opened.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use anyhow::{Context, Result, ensure};
+use postern_tests::gate::{Gate, KNOCK_PORTS, SSH};
+use postern_tests::knocks::{Client, Knock};
+use postern_tests::netns::{Family, Host, ip_of};
+use postern_tests::probe::{Seen, probe_bound, udp};
+use postern_tests::wait::{LONG, wait_for};
+
+use crate::world::World;
+
+pub(crate) struct Crowd {
+    host: Host,
+    unused: Range<u16>,
+}
+
+impl Crowd {
+    /// Joins the network of a world with so many addresses.
+    pub(crate) fn join(world: &mut World, addresses: u16) -> Result<Self> {
+        const FIRST: u16 = 1000;
+        let mut unused = FIRST..FIRST + addresses;
+        let host = world.network.host(unused.clone())?;
+        unused.next().context("the host's own address")?;
+        Ok(Self { host, unused })
+    }
+
+    /// An address from which nobody has knocked.
+    pub(crate) fn address(&mut self, family: Family) -> Result<IpAddr> {
+        Ok(ip_of(self.unused.next().context("one more address")?, family))
+    }
+
+    /// Sends a knock from an address.
+    pub(crate) fn send(&self, from: IpAddr, gate: &Gate, port: u16, knock: &Knock) -> Result<()> {
+        udp(&self.host, from)?.send_to(knock, gate.at(family(from), port))?;
+        Ok(())
+    }
+
+    /// What a door shows to an address.
+    pub(crate) fn sees(&self, from: IpAddr, door: SocketAddr) -> Result<Seen> {
+        probe_bound(&self.host, Some(from), door)
+    }
+
+    /// A client is let in for fresh knocks, from an address that was not before; gives it. A knock that comes while
+    /// nobody listens is lost: the client knocks again, as one does.
+    pub(crate) fn is_let_in(&mut self, gate: &Gate, client: &Client) -> Result<IpAddr> {
+        self.is_let_in_by(gate, client, KNOCK_PORTS[0])
+    }
+
+    /// [`Crowd::is_let_in`], by knocks at another port.
+    pub(crate) fn is_let_in_by(&mut self, gate: &Gate, client: &Client, port: u16) -> Result<IpAddr> {
+        let from = self.address(Family::V4)?;
+        let door = gate.at(Family::V4, SSH);
+        let seen = self.sees(from, door)?;
+        ensure!(seen == Seen::Nothing, "before the knock, {door} shows {seen:?} to {from}");
+        wait_for("a fresh knock to open", LONG, || {
+            self.send(from, gate, port, &client.seal(&client.asks_for("ssh")?))?;
+            // The first look is as a rule too early for the rule.
+            let opened = self.sees(from, door)? == Seen::Open || self.sees(from, door)? == Seen::Open;
+            Ok(opened.then_some(()))
+        })?;
+        Ok(from)
+    }
+}
+
+fn family(address: IpAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}

@@ -1,0 +1,307 @@
+//! Front and warden die or hang: others take their places, nobody who is in is put out, and the log has one line about
+//! it. The supervisor dies: the others end themselves, and the kernel ends the windows (P5, P9).
+
+use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use postern_proto::{Payload, Window};
+use postern_tests::gate::{KNOCK_PORTS, Role, SSH, Settings};
+use postern_tests::knocks::open;
+use postern_tests::netns::Family;
+use postern_tests::probe::{Seen, wait_to_see};
+use postern_tests::process::has_ended;
+use postern_tests::wait::{LONG, wait_for};
+use rustix::process::Signal;
+
+use crate::crowd::Crowd;
+use crate::guard::stays_shut;
+use crate::world::World;
+
+/// Windows that end after everything has been looked at, and a log as an administrator has it.
+const LASTING: Settings = Settings { window_secs: 60, log: "info", ..Settings::DEFAULT };
+const CROWD: u16 = 20;
+/// How long a silent process is waited for (`HANGS` in the supervisor), and a heartbeat less.
+const HANGS: std::ops::RangeInclusive<u64> = 7..=11;
+const TRIAL: Duration = Duration::from_secs(8);
+
+#[test]
+fn a_killed_front_is_replaced() -> Result<()> {
+    the_killed_are_replaced(&[Role::Front])
+}
+
+#[test]
+fn a_killed_warden_is_replaced() -> Result<()> {
+    the_killed_are_replaced(&[Role::Warden])
+}
+
+#[test]
+fn front_and_warden_killed_at_once_are_replaced() -> Result<()> {
+    the_killed_are_replaced(&[Role::Front, Role::Warden])
+}
+
+fn the_killed_are_replaced(victims: &[Role]) -> Result<()> {
+    let (world, mut crowd) = gate_and_crowd(LASTING)?;
+    let lease = Lease::take(&world, &mut crowd)?;
+    let told = Told::so_far(&world)?;
+    let killed = victims.iter().map(|&victim| world.gate.signal_to(victim, Signal::KILL));
+    let killed = killed.collect::<Result<Vec<_>>>()?;
+    lease.is_untouched(&world, &crowd)?;
+    for &victim in victims {
+        world.gate.wait_for_pid(victim, &killed)?;
+    }
+    crowd.is_let_in(&world.gate, &world.alice)?;
+    lease.is_untouched(&world, &crowd)?;
+    let mut lines = told.since(&world)?;
+    for name in victims.iter().map(|victim| victim.name()) {
+        let line = format!("the {name} died (signal: 9 (SIGKILL)); another {name} starts in 100ms");
+        let at = lines.iter().position(|told| told.contains(&line));
+        lines.remove(at.with_context(|| format!("no {line:?} in {lines:#?}"))?);
+    }
+    ensure!(lines.is_empty(), "more than one line about it: {lines:#?}");
+    Ok(())
+}
+
+#[test]
+fn who_dies_again_and_again_is_waited_for_longer_and_longer() -> Result<()> {
+    let (world, mut crowd) = gate_and_crowd(LASTING)?;
+    let lease = Lease::take(&world, &mut crowd)?;
+    let told = Told::so_far(&world)?;
+    for pause in [100, 200, 400] {
+        for role in [Role::Front, Role::Warden] {
+            let killed = Instant::now();
+            let pid = world.gate.kill_one(role)?;
+            world.gate.wait_for_pid(role, &[pid])?;
+            let (name, vacant) = (role.name(), killed.elapsed());
+            ensure!(vacant >= Duration::from_millis(pause), "another {name} after {vacant:?}");
+            crowd.is_let_in(&world.gate, &world.alice)?;
+            let line = format!("the {name} died (signal: 9 (SIGKILL)); another {name} starts in {pause}ms");
+            ensure!(told.since(&world)?.iter().any(|told| told.contains(&line)), "no {line:?}");
+        }
+    }
+    lease.is_untouched(&world, &crowd)?;
+    for role in [Role::Front, Role::Warden] {
+        world.gate.wait_for_events(&format!("the {} works again", role.name()), 1)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_front_that_hangs_is_replaced() -> Result<()> {
+    who_hangs_is_replaced(Role::Front)
+}
+
+#[test]
+fn a_warden_that_hangs_is_replaced() -> Result<()> {
+    who_hangs_is_replaced(Role::Warden)
+}
+
+fn who_hangs_is_replaced(victim: Role) -> Result<()> {
+    let (world, mut crowd) = gate_and_crowd(LASTING)?;
+    let lease = Lease::take(&world, &mut crowd)?;
+    let told = Told::so_far(&world)?;
+    let stopped = Instant::now();
+    let pid = world.gate.signal_to(victim, Signal::STOP)?;
+    world.gate.wait_for_pid(victim, &[pid])?;
+    let noticed = stopped.elapsed();
+    ensure!(HANGS.contains(&noticed.as_secs()), "another {} after {noticed:?}", victim.name());
+    ensure!(has_ended(pid), "who hangs was not ended");
+    crowd.is_let_in(&world.gate, &world.alice)?;
+    lease.is_untouched(&world, &crowd)?;
+    let (name, lines) = (victim.name(), told.since(&world)?);
+    let line =
+        format!("the {name} died: it hangs: nothing was heard of it for 10s; another {name} starts in 100ms");
+    ensure!(matches!(&lines[..], [only] if only.contains(&line)), "not only {line:?}: {lines:#?}");
+    Ok(())
+}
+
+#[test]
+fn without_a_supervisor_the_others_end_and_the_next_start_adopts_what_lives() -> Result<()> {
+    let (mut world, mut crowd) = gate_and_crowd(Settings { window_secs: 4, log: "debug", ..LASTING })?;
+    let lasting = crowd.address(Family::V4)?;
+    let window = Some(Window::from_secs(60)?);
+    let payload = Payload { request: open("ssh", window)?, ..world.alice.asks_for("ssh")? };
+    crowd.send(lasting, &world.gate, KNOCK_PORTS[0], &world.alice.seal(&payload))?;
+    let lease = Lease::of(&world, &crowd, lasting)?;
+    let opened = world.opens(Family::V4)?;
+
+    let others = [Role::Front, Role::Warden].map(|role| world.gate.wait_for_pid(role, &[]));
+    let others = others.into_iter().collect::<Result<Vec<_>>>()?;
+    world.gate.kill_one(Role::Supervisor)?;
+    let gone = || Ok(others.iter().all(|&pid| has_ended(pid)).then_some(()));
+    wait_for("the end of the others", Duration::from_secs(1), gone)?;
+    lease.is_untouched(&world, &crowd)?;
+    world.shuts_on_time(opened)?;
+    let dead = format!("-s {}/32", world.home.ip(Family::V4));
+    let rules = || world.gate.rules(Family::V4, "POSTERN-GRANTS");
+    ensure!(rules()?.iter().any(|rule| rule.contains(&dead)), "who has taken the dead rule away?");
+
+    world.gate.start(&[])?;
+    let rules = world.gate.rules(Family::V4, "POSTERN-GRANTS")?;
+    ensure!(!rules.iter().any(|rule| rule.contains(&dead)), "a dead rule is still there: {rules:#?}");
+    lease.is_untouched(&world, &crowd)?;
+    let adopted = world.gate.wait_for_events("guard stood", 1)?;
+    assert_eq!(adopted[0]["adopted"], 1);
+    crowd.is_let_in(&world.gate, &world.alice).map(drop)
+}
+
+/// The order waits in the link. The pause before the next warden is made so long, by killing some, that a window that
+/// began with the order's execution would end too late.
+#[test]
+fn a_knock_while_there_is_no_warden_is_carried_out_by_the_next() -> Result<()> {
+    let (world, mut crowd) = gate_and_crowd(Settings { window_secs: 7, ..LASTING })?;
+    crowd.is_let_in(&world.gate, &world.alice)?;
+    let mut killed = Vec::new();
+    for _pause in [100, 200, 400, 800, 1_600, 3_200] {
+        world.gate.wait_for_pid(Role::Warden, &killed)?;
+        killed.push(world.gate.kill_one(Role::Warden)?);
+    }
+    wait_for("the pause", LONG, || {
+        let lines = world.gate.running()?.lines();
+        Ok(lines.last().is_some_and(|line| line.contains("starts in 3s 200ms")).then_some(()))
+    })?;
+    let door = world.gate.at(Family::V4, SSH);
+    let knocked = Instant::now();
+    world.send(&world.home, Family::V4, &world.alice.seal(&world.alice.asks_for("ssh")?))?;
+    let opened = world.opened(door, knocked);
+    stays_shut(&world.home, door, knocked + Duration::from_secs(2))?;
+    world.gate.wait_for_pid(Role::Warden, &killed)?;
+    wait_to_see(&world.home, door, Seen::Open)?;
+    world.shuts_on_time(opened)?;
+    crowd.is_let_in(&world.gate, &world.alice).map(drop)
+}
+
+/// A terminal sends its Ctrl-C to every process of the group: only the supervisor is to be in it.
+#[test]
+fn a_ctrl_c_stops_in_order() -> Result<()> {
+    let (mut world, mut crowd) = gate_and_crowd(LASTING)?;
+    world.gate.stop()?;
+    let mut command = world.gate.run_command(&[])?;
+    command.process_group(0);
+    world.gate.start_by(command)?;
+    let lease = Lease::take(&world, &mut crowd)?;
+    let told = Told::so_far(&world)?;
+    world.gate.running()?.signal_group(Signal::INT)?;
+    let stopped = world.gate.wait_for_events(STOPPED, 1);
+    let lines = told.since(&world)?;
+    stopped.with_context(|| format!("{lines:#?}"))?;
+    ensure!(
+        matches!(&lines[..], [first, last] if first.contains("counters") && last.contains(STOPPED)),
+        "not in order: {lines:#?}"
+    );
+    world.gate.wait_for_end()?;
+    lease.is_untouched(&world, &crowd)?;
+    world.gate.start(&[])?;
+    lease.is_untouched(&world, &crowd)?;
+    crowd.is_let_in(&world.gate, &world.alice).map(drop)
+}
+
+const STOPPED: &str = "stopped; the guard and live grants stay (posternd remove takes them away)";
+
+#[test]
+fn a_trial_ends_on_time_though_its_warden_was_killed() -> Result<()> {
+    let (mut world, mut crowd) = gate_and_crowd(LASTING)?;
+    world.gate.stop()?;
+    world.gate.administer(&["remove"])?;
+    let (door, armed) = (world.gate.at(Family::V4, SSH), Instant::now());
+    let trial = format!("{}s", TRIAL.as_secs());
+    world.gate.start(&["--trial", &trial])?;
+    let falls_at_the_latest = Instant::now() + TRIAL + Duration::from_secs(1);
+    let killed = world.gate.kill_one(Role::Warden)?;
+    world.gate.wait_for_pid(Role::Warden, &[killed])?;
+    crowd.is_let_in(&world.gate, &world.alice)?;
+    stays_shut(&world.stranger, door, armed + TRIAL)?;
+    world.gate.wait_for_end()?;
+    ensure!(Instant::now() < falls_at_the_latest + Duration::from_secs(1), "the trial ended late");
+    wait_to_see(&world.stranger, door, Seen::Open)?;
+    ensure!(!world.gate.saved(Family::V4)?.contains("POSTERN"), "rules of Postern are left");
+    world.gate.start(&[])?;
+    crowd.is_let_in(&world.gate, &world.alice).map(drop)
+}
+
+#[test]
+fn a_confirmed_trial_stays_confirmed_though_its_warden_was_killed() -> Result<()> {
+    let (mut world, mut crowd) = gate_and_crowd(LASTING)?;
+    world.gate.stop()?;
+    world.gate.administer(&["remove"])?;
+    let trial = format!("{}s", TRIAL.as_secs());
+    world.gate.start(&["--trial", &trial])?;
+    let over = Instant::now() + TRIAL + Duration::from_secs(2);
+    crowd.is_let_in(&world.gate, &world.alice)?;
+    world.gate.signal(Signal::USR1)?;
+    world.gate.wait_for_events("trial confirmed: the guard stays", 1)?;
+    let killed = world.gate.kill_one(Role::Warden)?;
+    world.gate.wait_for_pid(Role::Warden, &[killed])?;
+    crowd.is_let_in(&world.gate, &world.alice)?;
+    stays_shut(&world.stranger, world.gate.at(Family::V4, SSH), over)?;
+    crowd.is_let_in(&world.gate, &world.alice).map(drop)
+}
+
+/// A gate that runs, and has let somebody in.
+fn gate_and_crowd(settings: Settings) -> Result<(World, Crowd)> {
+    let mut world = World::running(settings)?;
+    let mut crowd = Crowd::join(&mut world, CROWD)?;
+    crowd.is_let_in(&world.gate, &world.alice)?;
+    Ok((world, crowd))
+}
+
+/// A lease that is not to be touched: its one rule, and the door that it holds open.
+pub(crate) struct Lease {
+    address: IpAddr,
+    rule: String,
+}
+
+impl Lease {
+    /// By one knock, which a gate that is known to be alive does not lose: a second one would renew it.
+    pub(crate) fn take(world: &World, crowd: &mut Crowd) -> Result<Self> {
+        let address = crowd.address(Family::V4)?;
+        let knock = world.alice.seal(&world.alice.asks_for("ssh")?);
+        crowd.send(address, &world.gate, KNOCK_PORTS[0], &knock)?;
+        Self::of(world, crowd, address)
+    }
+
+    /// The lease of an address that has knocked.
+    pub(crate) fn of(world: &World, crowd: &Crowd, address: IpAddr) -> Result<Self> {
+        let only = || {
+            let rules = rules_for(world, address)?;
+            Ok(<[_; 1]>::try_from(rules).ok())
+        };
+        let [rule] = wait_for(&format!("one rule for {address}"), LONG, only)?;
+        let lease = Self { address, rule };
+        lease.is_untouched(world, crowd)?;
+        Ok(lease)
+    }
+
+    pub(crate) fn is_untouched(&self, world: &World, crowd: &Crowd) -> Result<()> {
+        let rules = rules_for(world, self.address)?;
+        ensure!(rules == [self.rule.as_str()], "was {:?}, is {rules:#?}", self.rule);
+        let seen = crowd.sees(self.address, world.gate.at(Family::V4, SSH))?;
+        ensure!(seen == Seen::Open, "{} sees {seen:?}", self.address);
+        Ok(())
+    }
+}
+
+pub(crate) fn rules_for(world: &World, address: IpAddr) -> Result<Vec<String>> {
+    let mut rules = world.gate.rules(Family::V4, "POSTERN-GRANTS")?;
+    rules.retain(|rule| rule.contains(&format!("-s {address}/32")));
+    Ok(rules)
+}
+
+/// What the log of a gate had.
+struct Told(usize);
+
+impl Told {
+    fn so_far(world: &World) -> Result<Self> {
+        Ok(Self(world.gate.running()?.lines().len()))
+    }
+
+    /// What it has had since, but for leases that came and went.
+    fn since(&self, world: &World) -> Result<Vec<String>> {
+        let mut lines = world.gate.running()?.lines().split_off(self.0);
+        lines.retain(|line| {
+            !["granted", "ended"].iter().any(|word| line.contains(&format!("\"message\":\"{word}\"")))
+        });
+        Ok(lines)
+    }
+}
