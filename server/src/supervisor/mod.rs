@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::mem::replace;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -79,6 +80,13 @@ struct Supervisor {
     /// Interfaces that the front does not watch: they were not there.
     unwatched: BTreeSet<String>,
     signals: Signals,
+}
+
+/// Which processes live on through a reload.
+#[derive(Clone, Copy)]
+struct Kept {
+    front: bool,
+    warden: bool,
 }
 
 struct Signals {
@@ -243,34 +251,45 @@ impl Supervisor {
     async fn reload(&mut self) -> anyhow::Result<()> {
         let config = Config::read(&self.path)?;
         let identity = config.identity()?;
-        let (old_watch, is_same_user) = (self.config.front().watch, identity == self.identity);
-
-        // The warden first: what it refuses leaves the front as it was.
-        if is_same_user && config.reach() == self.config.reach() {
-            let (guard, roll) = (config.guard(self.trial_end), config.roll());
-            self.warden.ask(&warden::Command::Reload { guard, roll }).await?;
-            self.config = config;
-        } else {
-            self.replace_warden(config, identity).await?;
+        let is_same_user = identity == self.identity;
+        let keeps = Kept {
+            front: is_same_user && config.front().watch == self.config.front().watch,
+            warden: is_same_user && config.reach() == self.config.reach(),
+        };
+        let old = (replace(&mut self.config, config), replace(&mut self.identity, identity));
+        let result = self.take_over(keeps).await;
+        if result.is_err() {
+            // Who lives on did not take the new settings. Who had to make room comes back by the old ones.
+            (self.config, self.identity) = old;
+            self.warden.due_if_vacant();
+            if !keeps.front {
+                self.front.dismiss().await;
+                self.front.due_at_once();
+            }
         }
-        if is_same_user && self.config.front().watch == old_watch {
-            self.front.ask(&front::Command::Reload(self.config.enrolled())).await
-        } else {
-            self.front.dismiss().await;
-            self.front.due_at_once();
-            Ok(())
-        }
+        result
     }
 
-    /// Has a new warden take over; the old settings again where it cannot.
-    async fn replace_warden(&mut self, config: Config, identity: Identity) -> anyhow::Result<()> {
-        let old = (std::mem::replace(&mut self.config, config), self.identity);
-        self.identity = identity;
-        self.warden.dismiss().await;
-        if let Err(error) = self.settle_warden().await {
-            (self.config, self.identity) = old;
-            self.settle_warden().await.context("and the old settings do not work any more either")?;
-            return Err(error);
+    /// Has front and warden work by the settings.
+    async fn take_over(&mut self, keeps: Kept) -> anyhow::Result<()> {
+        // A new front first, which reads no knock before it is told to: where it cannot start, no lease has ended yet.
+        if !keeps.front {
+            self.front.dismiss().await;
+            self.start_front().await?;
+            self.front.settle().await?;
+        }
+        if keeps.warden {
+            let (guard, roll) = (self.config.guard(self.trial_end), self.config.roll());
+            self.warden.ask(&warden::Command::Reload { guard, roll }).await?;
+        } else {
+            self.warden.dismiss().await;
+            self.settle_warden().await?;
+        }
+        if keeps.front {
+            return self.front.ask(&front::Command::Reload(self.config.enrolled())).await;
+        }
+        if let Err(error) = self.front.tell(&front::Command::Begin).await {
+            self.front.give_up(&error).await;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::pending;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -91,7 +92,7 @@ where
     /// Starts a process and tells it its settings.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When it cannot be started; the post is vacant then.
     pub(super) async fn occupy<S>(
         &mut self,
         start: &Start<S>,
@@ -124,10 +125,15 @@ where
         };
         self.holder = Some(holder);
         let sender = Sender::<Start<S>>::new(ours)?;
-        timeout(STARTS, sender.send_with(start, descriptors))
+        let told = timeout(STARTS, sender.send_with(start, descriptors))
             .await
-            .map_err(|_| anyhow!("the {role} does not take its settings"))?
-            .with_context(|| format!("the {role} takes no settings"))
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .with_context(|| format!("the {role} does not take its settings"));
+        if told.is_err() {
+            // It is killed with this.
+            self.holder = None;
+        }
+        told
     }
 
     /// Waits until the holder of a post that was just filled works.
@@ -157,8 +163,8 @@ where
             .with_context(|| format!("the {role} does not listen"))
     }
 
-    /// Tells the holder of new settings and waits for its answer. Where there is no holder at present, the next one will
-    /// have them from the start.
+    /// Tells the holder of new settings and waits for its answer. Where there is no holder that listens, the next one
+    /// will have them from the start.
     ///
     /// # Errors
     /// Why they are not in force.
@@ -166,7 +172,10 @@ where
         if self.holder.as_ref().is_none_or(|holder| holder.ready_since.is_none()) {
             return self.abandon_start().await;
         }
-        self.tell(command).await?;
+        if let Err(error) = self.tell(command).await {
+            self.give_up(&error).await;
+            return Ok(());
+        }
         loop {
             match self.listen().await {
                 Heard::Happened(Happening::Reloaded(result)) => {
@@ -227,6 +236,13 @@ where
     /// The post is to be filled now.
     pub(super) fn due_at_once(&mut self) {
         self.due = Some(Instant::now());
+    }
+
+    /// The post is to be filled now if nobody is there and nobody is due.
+    pub(super) fn due_if_vacant(&mut self) {
+        if self.holder.is_none() && self.due.is_none() {
+            self.due_at_once();
+        }
     }
 
     /// The holder cannot be started or spoken to: it is ended, and another one is due.
