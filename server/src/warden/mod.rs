@@ -37,7 +37,7 @@ pub(crate) mod roll;
 mod sessions;
 
 use admin::Asked;
-use firewall::{Firewall, Found};
+use firewall::{Family, Firewall, Found};
 use guard::{Guard, Session};
 use ledger::{Lease, LeaseKey, Ledger, Plan, Which};
 use pace::Pace;
@@ -105,7 +105,7 @@ enum Closing {
 
 impl Warden {
     /// Adopts the leases that the kernel holds, and puts the guard up around them and around the sessions that stand.
-    /// What of ours is `installed` elsewhere goes.
+    /// What of ours is `installed` elsewhere goes, once its leases are here.
     ///
     /// # Errors
     /// When the firewall cannot be read or written; then it is as it was.
@@ -119,6 +119,16 @@ impl Warden {
             match found {
                 Found::Grant { key, id, port, from, until } => ledger.adopt(now, key, id, port, from, until),
                 Found::Standing(session) => standing.push(session),
+            }
+        }
+        let others = firewall::others(installed, variant, &families).await?;
+        for other in &others {
+            for found in other.found().await? {
+                if let Found::Grant { key, id, port, from, until } = found
+                    && families.contains(&Family::of(key.source))
+                {
+                    ledger.adopt(now, key, id, port, from, until);
+                }
             }
         }
         let ports: Vec<Port> = guard.ports.iter().map(|guarded| guarded.port).collect();
@@ -153,7 +163,7 @@ impl Warden {
             }
             return Err(error.into());
         }
-        for other in firewall::others(installed, variant, &families).await? {
+        for other in others {
             if other.remove().await? {
                 warn!(
                     "rules of Postern for another kind of iptables, or another address family, are gone: the configuration has changed"
