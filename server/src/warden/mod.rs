@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem::replace;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::linux::net::SocketAddrExt;
@@ -380,14 +381,16 @@ impl Warden {
         let new = guard.ports.iter().filter(|port| !self.guard.ports.contains(port));
         let new: Vec<Port> = new.map(|guarded| guarded.port).collect();
         let sessions = sessions::standing(&new).map_err(|error| format!("{NO_SESSIONS}: {error}"))?;
+        let stood = self.standing.len();
         self.standing.extend(sessions);
-        let old = std::mem::replace(&mut self.guard, guard);
-        self.roll = roll;
+        let old = (replace(&mut self.guard, guard), replace(&mut self.roll, roll));
+        if let Err(error) = self.install().await {
+            (self.guard, self.roll) = old;
+            self.standing.truncate(stood);
+            return Err(format!("the guard could not be changed, or not for every address family: {error}"));
+        }
         self.apply_roll();
-        self.install().await.map_err(|error| {
-            self.guard = old;
-            format!("the guard could not be changed, or not for every address family: {error}")
-        })
+        Ok(())
     }
 
     /// Makes the guard of a trial stay; `false` where it does not.
