@@ -43,6 +43,12 @@ impl Crowd {
         probe_bound(&self.host, Some(from), door)
     }
 
+    /// Waits until a door shows something to an address.
+    pub(crate) fn is_to_see(&self, from: IpAddr, door: SocketAddr, wanted: Seen) -> Result<()> {
+        let seen = || Ok((self.sees(from, door)? == wanted).then_some(()));
+        wait_for(&format!("{door} to show {wanted:?} to {from}"), LONG, seen)
+    }
+
     /// A client is let in for fresh knocks, from an address that was not before; gives it. A knock that comes while
     /// nobody listens is lost: the client knocks again, as one does.
     pub(crate) fn is_let_in(&mut self, gate: &Gate, client: &Client) -> Result<IpAddr> {

@@ -12,6 +12,7 @@ mod guard;
 mod interfaces;
 mod killed;
 mod power_cut;
+mod reload;
 mod replay;
 mod silence;
 mod supervision;
