@@ -5,6 +5,7 @@ mod administration;
 mod asking;
 mod automation;
 mod bad_input;
+mod clock_steps;
 mod crowd;
 mod doors;
 mod flood;

@@ -124,9 +124,24 @@ pub(crate) fn grants(gate: &Gate, act: impl FnOnce() -> Result<()>) -> Result<()
     logs_one_more(gate, "granted", |_| true, act)
 }
 
+/// A gate refuses so many more datagrams, each for whatever reason.
+pub(crate) fn refuses_some(gate: &Gate, more: usize, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    logs_more(gate, "refused", more, |_| true, act)
+}
+
 fn logs_one_more(
     gate: &Gate,
     message: &str,
+    matches: impl Fn(&Value) -> bool,
+    act: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    logs_more(gate, message, 1, matches, act)
+}
+
+fn logs_more(
+    gate: &Gate,
+    message: &str,
+    more: usize,
     matches: impl Fn(&Value) -> bool,
     act: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
@@ -134,7 +149,8 @@ fn logs_one_more(
         || Ok::<_, anyhow::Error>(gate.events(message)?.iter().filter(|event| matches(event)).count());
     let before = count()?;
     act()?;
-    wait_for(&format!("one more line \"{message}\""), LONG, || Ok((count()? > before).then_some(())))
+    let what = format!("{more} more lines \"{message}\"");
+    wait_for(&what, LONG, || Ok((count()? >= before + more).then_some(())))
 }
 
 /// Sends bytes to a gate's first knock port, from a host's own address.
