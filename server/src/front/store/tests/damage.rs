@@ -77,7 +77,7 @@ fn a_damaged_store_opens_whole_or_not_at_all() {
     let Sample { records, killed, stopped } = sample();
     let mut random = Random(0x5eed);
     let (mut whole, mut refused) = (0, 0);
-    for round in 0..3_000 {
+    for round in 0..1_500 {
         let good = if round % 2 == 0 { &killed } else { &stopped };
         let mut bytes = good.clone();
         let what = damage(&mut bytes, &mut random);
