@@ -193,6 +193,7 @@ const BAD_ARGUMENTS: &[(&[&str], i32, &str)] = &[
     (&["explain"], BAD_USAGE, "<FILE>"),
     (&["explain", "/nonexistent.pcap"], FAILED, "/nonexistent.pcap"),
     (&["explain", "/dev/null"], FAILED, "/dev/null"),
+    (&["state"], BAD_USAGE, "Usage"),
     (&["client"], BAD_USAGE, "Usage"),
     (&["client", "add", "bob"], BAD_USAGE, "--service"),
     (&["client", "add", "b b", "--service", "ssh"], BAD_USAGE, "a client name is"),

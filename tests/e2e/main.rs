@@ -16,6 +16,7 @@ mod power_cut;
 mod reload;
 mod replay;
 mod silence;
+mod state;
 mod supervision;
 mod systemd;
 mod world;

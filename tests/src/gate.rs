@@ -37,6 +37,7 @@ pub struct Gate {
     host: Host,
     settings: Settings,
     files: TempDir,
+    state: PathBuf,
     id: GateId,
     daemon: Option<Process>,
 }
@@ -51,7 +52,9 @@ impl Gate {
         let files = tempfile::Builder::new().prefix("postern-gate-").tempdir()?;
         // What the front remembers is below it, and the front is nobody.
         fs::set_permissions(files.path(), Permissions::from_mode(0o711))?;
-        let mut gate = Self { host, settings, files, id: GateId::from_bytes(random()), daemon: None };
+        let state = files.path().join("state");
+        let id = GateId::from_bytes(random());
+        let mut gate = Self { host, settings, files, state, id, daemon: None };
         gate.configure(settings)?;
         gate.write_clients(&[])?;
         Ok(gate)
@@ -63,7 +66,7 @@ impl Gate {
     /// When it cannot be written.
     pub fn configure(&mut self, settings: Settings) -> Result<()> {
         self.settings = settings;
-        write_private(&self.config(), &settings.to_toml(&self.id, &self.state()))
+        write_private(&self.config(), &settings.to_toml(&self.id, &self.state))
     }
 
     /// Gives the gate another id, in the configuration file.
@@ -102,6 +105,21 @@ impl Gate {
         write_private(&self.keys(), &text)
     }
 
+    /// Has it keep its state somewhere else, from its next start on.
+    ///
+    /// # Errors
+    /// When the configuration cannot be written.
+    pub fn keep_state_in(&mut self, folder: PathBuf) -> Result<()> {
+        self.state = folder;
+        self.configure(self.settings)
+    }
+
+    /// The file of its replay store.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.state.join("front").join("replay.redb")
+    }
+
     /// The host it runs on.
     #[must_use]
     pub fn host(&self) -> &Host {
@@ -134,8 +152,8 @@ impl Gate {
 
     /// Where it keeps what it remembers.
     #[must_use]
-    pub fn state(&self) -> PathBuf {
-        self.directory().join("state")
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// Where one of its ports is.
@@ -231,7 +249,11 @@ impl Gate {
         Ok(())
     }
 
-    fn posternd_pids(&self) -> Result<Vec<Pid>> {
+    /// Every process of Postern on the host.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn posternd_pids(&self) -> Result<Vec<Pid>> {
         let posternd = programs::directory()?.join("posternd");
         let is_ours = |pid: &Pid| {
             fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).is_ok_and(|exe| exe == posternd)

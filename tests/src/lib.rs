@@ -10,10 +10,12 @@
 //! ```
 //!
 //! The rooms: [`wait`] (polling with a deadline), [`seed`] (chance that can be repeated), [`process`] and [`programs`]
-//! (what runs), [`netns`] (where it runs), [`disk`] (where it remembers, until the power is cut), [`probe`] (what a
+//! (what runs), [`netns`] (where it runs), [`disk`] (where it remembers, until the power is cut),
+//! [`broken_disk`] (where it cannot), [`probe`] (what a
 //! stranger sees), [`capture`] (what was on the wire), [`knocks`] (knocks no client would send), [`flood`] (more than
 //! anybody would send), [`gate`] and [`sshd`] (what is under test, and what it guards).
 
+pub mod broken_disk;
 pub mod capture;
 pub mod disk;
 pub mod flood;

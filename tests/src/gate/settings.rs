@@ -58,6 +58,8 @@ pub struct Settings {
     pub variant: Variant,
     /// `services.*.window`, in seconds.
     pub window_secs: u32,
+    /// `gate.tolerance`, in seconds.
+    pub tolerance_secs: u32,
     /// `firewall.guard`.
     pub guard: &'static str,
     /// `services.*.established`.
@@ -68,8 +70,6 @@ pub struct Settings {
     pub interfaces: &'static [&'static str],
     /// `gate.ports`.
     pub ports: [u16; 2],
-    /// `gate.tolerance`, in seconds.
-    pub tolerance_secs: u32,
     /// `process.user`.
     pub user: &'static str,
     /// `POSTERND_LOG`.
