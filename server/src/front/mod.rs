@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use postern_proto::{Datagram, GateId, GateKeys};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, spawn_blocking, spawn_local, yield_now};
@@ -262,19 +262,20 @@ async fn record(desk: Rc<Desk>, mut store: Store, orders: Rc<Sender<Order>>) -> 
         .await
         .context("the store's thread failed")?;
         store = back;
-        match receipt {
-            Some(receipt) => {
-                for unrecorded in batch {
-                    let outcome = unrecorded.release(&receipt);
-                    if let Some(order) = desk.conclude(outcome) {
-                        orders.send(&order).await.context("the warden is gone")?;
-                    }
-                }
-                if let Some(purge) = purge {
-                    desk.gate.borrow_mut().forget(&purge);
+        if let Some(receipt) = receipt {
+            for unrecorded in batch {
+                let outcome = unrecorded.release(&receipt);
+                if let Some(order) = desk.conclude(outcome) {
+                    orders.send(&order).await.context("the warden's link is gone")?;
                 }
             }
-            None => batch.into_iter().map(Unrecorded::fail).for_each(|refused| desk.refuse(refused)),
+            if let Some(purge) = purge {
+                desk.gate.borrow_mut().forget(&purge);
+            }
+        } else {
+            batch.into_iter().map(Unrecorded::fail).for_each(|refused| desk.refuse(refused));
+            // The supervisor starts another front, which may use what is there now.
+            ensure!(!store.is_out_of_reach(), "the folder of the replay store is another one than it was");
         }
     }
 }

@@ -17,6 +17,7 @@
 //! - A commit counts only if the path still leads to the file it went to. What is written to a deleted file is durable
 //!   and forgotten all the same.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,7 @@ struct Trouble {
     /// What the log was told last.
     told: String,
     retry_at: Instant,
+    out_of_reach: bool,
 }
 
 /// Proof that a batch of records is durable. Only [`Store::commit`] makes one.
@@ -91,7 +93,7 @@ impl Store {
         let mut run = [0; 8];
         SystemRandom::new()
             .fill(&mut run)
-            .map_err(|_| failed(std::io::Error::other("the system gives no random bytes")))?;
+            .map_err(|_| failed(io::Error::other("the system gives no random bytes")))?;
         let file = StoreFile::open(&path)?;
         let memory = file.read(now.boot)?;
         let mut store =
@@ -124,6 +126,12 @@ impl Store {
         let room = OWED.saturating_sub(self.owed.len());
         self.owed.extend(new.into_iter().take(room).cloned());
         None
+    }
+
+    /// Whether this process may not open the file: another disk was mounted in the place of the one that it was confined
+    /// to. Only another process can go on there.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.out_of_reach)
     }
 
     /// Any failure, in whatever state it leaves the file, leaves it closed.
@@ -159,6 +167,8 @@ impl Store {
         if self.trouble.as_ref().is_none_or(|trouble| trouble.told != text) {
             error!(error = text, "knocks cannot be recorded: every door stays shut");
         }
-        self.trouble = Some(Trouble { told: text, retry_at: Instant::now() + RETRY });
+        let out_of_reach =
+            matches!(error, StoreError::Io { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied);
+        self.trouble = Some(Trouble { told: text, retry_at: Instant::now() + RETRY, out_of_reach });
     }
 }
