@@ -14,6 +14,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
@@ -210,7 +211,12 @@ impl Assembly {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(if M::HAS_DESCRIPTORS { &mut space } else { &mut [] });
         let iov = &mut [IoSliceMut::new(&mut packet)];
-        let received = recvmsg(socket, iov, &mut control, flags | RecvFlags::CMSG_CLOEXEC)?;
+        let mut receive = || recvmsg(socket, iov, &mut control, flags | RecvFlags::CMSG_CLOEXEC);
+        let received = match receive() {
+            // The other end was closed, and not all was read there. What came from there before can still be read.
+            Err(Errno::CONNRESET) => receive()?,
+            received => received?,
+        };
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 self.descriptors.extend(descriptors);
@@ -346,6 +352,18 @@ mod tests {
         assert!(receiver.receive().await.is_err(), "no descriptors come with this message");
         sender.send(&Text("next".to_owned())).await.unwrap();
         assert_eq!(receiver.receive().await.unwrap(), Some(Text("next".to_owned())));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_end_that_is_closed_with_something_unread_is_no_error() {
+        let (a, b) = pair().unwrap();
+        let (a, mut b, back) =
+            (Sender::new(a).unwrap(), Receiver::<Text>::new(b.try_clone().unwrap()).unwrap(), b);
+        a.send(&Text("last".to_owned())).await.unwrap();
+        send(&back, b"unread", SendFlags::empty()).unwrap();
+        drop(a);
+        assert_eq!(b.receive().await.unwrap(), Some(Text("last".to_owned())));
+        assert_eq!(b.receive().await.unwrap(), None);
     }
 
     #[tokio::test(flavor = "current_thread")]
