@@ -242,10 +242,16 @@ impl Warden {
 
     async fn carry_out(&mut self, order: Order) {
         match order {
+            Order::Open { client, .. } | Order::Close { client, .. }
+                if !self.roll.members.contains_key(&client) =>
+            {
+                self.refuse(OrderRefusal::UnknownClient, &client);
+            }
+            // No knock names a service twice: it would make an order cost as much as hundreds.
+            Order::Open { services, .. } if names_twice(&services) => {
+                self.refuse(OrderRefusal::Malformed, &"it names a service twice");
+            }
             Order::Open { client, services, source, from_port, decided } => {
-                if !self.is_in_time(client) {
-                    return;
-                }
                 for (service, window) in services {
                     let result = self.open(client, &service, window, source, from_port, decided).await;
                     if let Err(reason) = result {
@@ -253,26 +259,12 @@ impl Warden {
                     }
                 }
             }
-            Order::Close { client, services, source } => {
-                if self.is_in_time(client) {
-                    self.close(client, &services, source);
-                }
+            Order::Close { client, .. } if !self.pace.allows(client, Now::read().boot) => {
+                self.refuse(OrderRefusal::TooFast, &client);
             }
+            Order::Close { client, services, source } => self.close(client, &services, source),
             Order::Note(note) => self.note = note,
         }
-    }
-
-    /// Whether this is a client, and no more of its orders come than may.
-    fn is_in_time(&mut self, client: ClientId) -> bool {
-        if !self.roll.members.contains_key(&client) {
-            self.refuse(OrderRefusal::UnknownClient, &client);
-            return false;
-        }
-        let in_time = self.pace.allows(client, Now::read().boot);
-        if !in_time {
-            self.refuse(OrderRefusal::TooFast, &client);
-        }
-        in_time
     }
 
     fn refuse(&mut self, reason: OrderRefusal, order: &dyn fmt::Display) {
@@ -289,6 +281,10 @@ impl Warden {
         decided: BootTime,
     ) -> Result<(), OrderRefusal> {
         let now = Now::read();
+        // Each service of an order counts: each can be a rule.
+        if !self.pace.allows(client, now.boot) {
+            return Err(OrderRefusal::TooFast);
+        }
         let (member, entry) = self.roll.entitled(client, service, window, source, now.wall)?;
         let name = member.name.clone();
         let left = window.duration().saturating_sub(now.boot.since(decided));
@@ -491,6 +487,10 @@ fn lease_row(lease: &Lease) -> LeaseRow {
         until: *until,
         left_secs: ends.since(Now::read().boot).as_secs(),
     }
+}
+
+fn names_twice(services: &[(ServiceName, Window)]) -> bool {
+    services.iter().enumerate().any(|(i, (name, _))| services[..i].iter().any(|(other, _)| other == name))
 }
 
 /// Takes rules out, all that wait in one transaction: it costs about as much as one rule. A rule that cannot be taken

@@ -1,5 +1,5 @@
-//! How fast a client's orders may come. Each can cost a program that is run: a front that was taken over must not keep
-//! the warden from the others.
+//! How fast a client's orders may come. Each service in one can cost a program that is run: a front that was taken over
+//! must not keep the warden from the others.
 
 use std::collections::HashMap;
 use std::time::Duration;
