@@ -14,7 +14,7 @@ use rustix::thread::CapabilitySet;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{error, info};
 
 use crate::link::{self, Message, Receiver, Sender};
@@ -25,6 +25,10 @@ use crate::sandbox::{Identity, threads_of};
 const HANGS: Duration = Duration::from_secs(10);
 /// How long a process may take until it is ready: a large store is read, and every client's keys are derived.
 const STARTS: Duration = Duration::from_mins(1);
+/// How long a process may take to answer to new settings: the warden may have to wait for others' iptables.
+const ANSWERS: Duration = Duration::from_secs(30);
+/// What may happen at a post while something else is waited for: a front tells of each interface once.
+const EARLY: usize = 1024;
 /// How long a process may take to end when it is told to.
 const ENDS: Duration = Duration::from_secs(10);
 /// The first pause before another one is started; each further one is twice as long.
@@ -144,7 +148,7 @@ where
         loop {
             match self.listen().await {
                 Heard::Happened(Happening::Ready) => return Ok(()),
-                Heard::Happened(other) => self.early.push_back(other),
+                Heard::Happened(other) => self.keep(other),
                 Heard::Ended(why) => bail!("{why}"),
             }
         }
@@ -176,17 +180,30 @@ where
             self.give_up(&error).await;
             return Ok(());
         }
+        let deadline = Instant::now() + ANSWERS;
         loop {
-            match self.listen().await {
-                Heard::Happened(Happening::Reloaded(result)) => {
+            match timeout_at(deadline, self.listen()).await {
+                Ok(Heard::Happened(Happening::Reloaded(result))) => {
                     return result.map_err(|error| anyhow!("the {}: {error}", self.role));
                 }
-                Heard::Happened(other) => self.early.push_back(other),
-                Heard::Ended(why) => {
+                Ok(Heard::Happened(other)) => self.keep(other),
+                Ok(Heard::Ended(why)) => {
                     self.vacated(&why);
                     return Ok(());
                 }
+                Err(_late) => {
+                    let why = anyhow!("the {} does not answer to new settings", self.role);
+                    self.give_up(&why).await;
+                    return Ok(());
+                }
             }
+        }
+    }
+
+    /// Keeps what is to be seen to later; who tells more than any process has to tell is not listened to.
+    fn keep(&mut self, happening: Happening<E>) {
+        if self.early.len() < EARLY {
+            self.early.push_back(happening);
         }
     }
 
@@ -306,6 +323,8 @@ impl<C, E> Holder<C, E> {
         let patience = if self.ready_since.is_some() { HANGS } else { STARTS };
         self.hangs = Instant::now() + patience;
         match report {
+            // It begins to work once: hearing it again and again is to cost nothing.
+            Report::Ready if self.ready_since.is_some() => None,
             Report::Alive => None,
             Report::Failed(why) => {
                 self.last_words = Some(why);
