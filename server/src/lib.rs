@@ -8,7 +8,8 @@
 //! ```
 //! Three processes, one program: the `supervisor` reads the files of the administrator (`config`), starts both (what a
 //! `process` is, and the `sandbox` it goes into), and hands them new settings. Front and warden do not import each
-//! other; the folders are the map of privileges. `commands` holds what the administrator runs beside the gate.
+//! other; the folders are the map of privileges. `commands` holds what the administrator runs beside the gate, `system`
+//! the only unsafe code.
 
 mod address;
 mod admin;
@@ -25,6 +26,7 @@ mod order;
 mod process;
 mod sandbox;
 mod supervisor;
+mod system;
 mod warden;
 
 pub use cli::{Cli, exit_code};

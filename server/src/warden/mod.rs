@@ -4,7 +4,8 @@
 //! ```text
 //! Order ──roll──▶ entitled ──ledger──▶ Lease ──firewall──▶ kernel rule, with its own end
 //! ```
-//! The kernel ends every window by itself (P5); the warden tidies up behind it. Its guard stays when it stops.
+//! The kernel ends every window by itself (P5); the warden tidies up behind it. Its guard stays when it stops, and comes
+//! back when somebody else takes it away.
 
 use std::fmt;
 use std::io;
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -30,6 +32,7 @@ use crate::process::{Line, Report};
 mod admin;
 pub(crate) mod firewall;
 pub(crate) mod guard;
+mod heal;
 pub(crate) mod ledger;
 mod pace;
 pub(crate) mod process;
@@ -40,6 +43,7 @@ mod sessions;
 use admin::Asked;
 use firewall::{Family, Firewall, Found};
 use guard::{Guard, Session};
+use heal::{Closings, Healing};
 use ledger::{Lease, LeaseKey, Ledger, Plan, Which};
 use pace::Pace;
 use process::{Command, Event, Reach, Settings};
@@ -94,6 +98,7 @@ pub(crate) struct Warden {
     reloads: Vec<oneshot::Sender<Answer>>,
     standing: Vec<Session>,
     closing: mpsc::UnboundedSender<Closing>,
+    healing: Healing,
     /// There is one warden in a network namespace: two would take each other's rules away.
     _alone: UnixListener,
 }
@@ -132,6 +137,9 @@ impl Warden {
                 }
             }
         }
+        // Not before iptables has run once: it loads the modules that are asked here.
+        let healing = Healing::new(variant.actual().await?, &families)
+            .context("cannot watch the firewall for changes by others")?;
         let ports: Vec<Port> = guard.ports.iter().map(|guarded| guarded.port).collect();
         let sessions = sessions::standing(&ports).context(NO_SESSIONS)?;
         let was_guarded = firewall.is_guarded().await?;
@@ -142,8 +150,8 @@ impl Warden {
             standing = sessions;
         }
         let (closing, queue) = mpsc::unbounded_channel();
-        tokio::spawn(close_behind(firewall.clone(), queue));
-        let warden = Self {
+        tokio::spawn(close_behind(firewall.clone(), queue, Arc::clone(healing.closings())));
+        let mut warden = Self {
             firewall,
             guard,
             roll,
@@ -155,6 +163,7 @@ impl Warden {
             reloads: Vec::new(),
             standing,
             closing,
+            healing,
             _alone: alone,
         };
         if let Err(error) = warden.install().await {
@@ -224,6 +233,10 @@ impl Warden {
                 () = sleep_until(trial_end.unwrap_or_else(Instant::now)), if self.guard.until.is_some() => {
                     self.firewall.remove().await?;
                     return Ok(Ended::TrialOver);
+                }
+                due = self.healing.due() => {
+                    due.context("cannot watch the firewall any more")?;
+                    self.heal().await;
                 }
                 order = orders.receive() => match order {
                     Ok(Some(order)) => self.carry_out(order).await,
@@ -306,7 +319,7 @@ impl Warden {
         if replaces.is_none() && !self.ledger.has_room_for(&name, member.max_leases) {
             return Err(OrderRefusal::TooManyLeases);
         }
-        if let Err(error) = self.firewall.open(&lease).await {
+        if let Err(error) = self.let_in(&lease).await {
             error!(client = %name, %service, %source, %error, "not granted: the firewall failed");
             self.later(Closing::Lease(lease));
             return Ok(());
@@ -464,12 +477,13 @@ impl Warden {
     }
 
     /// Puts the whole guard up anew, with everybody in who is in.
-    async fn install(&self) -> Result<(), firewall::FirewallError> {
+    async fn install(&mut self) -> Result<(), firewall::FirewallError> {
         let leases: Vec<&Lease> = self.ledger.leases().collect();
         self.firewall.install(&self.guard, &leases, &self.standing).await
     }
 
     fn later(&self, closing: Closing) {
+        self.healing.closings().begin();
         // The other end lives as long as the warden's runtime; without it the kernel ends the rule.
         drop(self.closing.send(closing));
     }
@@ -494,8 +508,12 @@ fn names_twice(services: &[(ServiceName, Window)]) -> bool {
 }
 
 /// Takes rules out, all that wait in one transaction: it costs about as much as one rule. A rule that cannot be taken
-/// out still ends by itself, and the next start of a warden tidies up.
-async fn close_behind(firewall: Firewall, mut queue: mpsc::UnboundedReceiver<Closing>) {
+/// out still ends by itself, and healing takes it out before.
+async fn close_behind(
+    firewall: Firewall,
+    mut queue: mpsc::UnboundedReceiver<Closing>,
+    closings: Arc<Closings>,
+) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, CLOSE_AT_ONCE).await > 0 {
         let (mut leases, mut sessions) = (Vec::new(), Vec::new());
@@ -505,7 +523,9 @@ async fn close_behind(firewall: Firewall, mut queue: mpsc::UnboundedReceiver<Clo
                 Closing::Session(session) => sessions.push(session),
             }
         }
-        if let Err(error) = firewall.close(&leases, &sessions).await {
+        let result = firewall.close(&leases, &sessions).await;
+        closings.end(leases.len() + sessions.len(), result.is_ok());
+        if let Err(error) = result {
             warn!(%error, "a rule could not be taken out; the kernel ends a lease's at its time");
         }
     }

@@ -13,6 +13,8 @@ use std::time::Duration;
 use iptables::IPTables;
 use tokio::time::timeout;
 
+use super::Chains;
+use super::damage::{Part, Printed, damage};
 use super::rules::{Family, GRANTS_CHAIN, GUARD_CHAIN};
 
 const TABLE: &str = "filter";
@@ -112,12 +114,18 @@ pub(crate) enum FirewallError {
 }
 
 /// The filter table of one family, as `iptables -S` prints it.
-pub(crate) struct Listing(String);
+pub(crate) struct Listing(pub(super) String);
 
 impl Listing {
     /// The rules of a chain, as they are printed.
     pub(crate) fn rules<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a str> {
         self.lines("-A", chain)
+    }
+
+    /// Whether INPUT jumps to the guard first, and only once.
+    pub(super) fn jumps_first(&self) -> bool {
+        let mut input = self.rules("INPUT");
+        input.next().is_some_and(is_jump) && !input.any(is_jump)
     }
 
     /// Whether there is a chain of ours of this name.
@@ -140,6 +148,8 @@ pub(crate) struct Tables {
     restore: &'static str,
     pub(crate) variant: Variant,
     pub(crate) family: Family,
+    /// What went in last; `None` until then.
+    printed: Option<Printed>,
 }
 
 impl Tables {
@@ -147,7 +157,7 @@ impl Tables {
         let (cmd, restore) = variant.programs(family);
         // Every iptables that still runs on a supported system has --check; --wait is given with a limit instead.
         let single = IPTables { cmd, has_check: true, has_wait: false, is_numeric: true };
-        Self { single: Arc::new(single), restore, variant, family }
+        Self { single: Arc::new(single), restore, variant, family, printed: None }
     }
 
     /// The program for single rules.
@@ -196,18 +206,38 @@ impl Tables {
     }
 
     /// Fills both chains and makes the jump INPUT's first rule, in one transaction: at no moment is a part of it there.
-    pub(crate) async fn install(&self, guard: &[String], grants: &[String]) -> Result<(), FirewallError> {
+    pub(crate) async fn install(&mut self, chains: &Chains) -> Result<(), FirewallError> {
         let listing = self.list().await?;
-        let input: Vec<&str> = listing.rules("INPUT").collect();
+        self.install_over(&listing, chains).await
+    }
+
+    /// Does the same where what is there is not what went in last; gives what was wrong.
+    pub(crate) async fn heal(
+        &mut self,
+        chains: &Chains,
+        taking_out: bool,
+    ) -> Result<Vec<Part>, FirewallError> {
+        let listing = self.list().await?;
+        let damage = damage(&listing, chains, self.printed.as_ref(), taking_out);
+        if !damage.is_empty() {
+            self.install_over(&listing, chains).await?;
+        }
+        Ok(damage)
+    }
+
+    async fn install_over(&mut self, listing: &Listing, chains: &Chains) -> Result<(), FirewallError> {
         let mut lines = vec![format!(":{GUARD_CHAIN} - [0:0]"), format!(":{GRANTS_CHAIN} - [0:0]")];
-        let jumps = input.iter().filter(|rule| is_jump(rule)).count();
-        if jumps != 1 || !input.first().is_some_and(|rule| is_jump(rule)) {
-            lines.extend((0..jumps).map(|_| format!("-D INPUT {JUMP}")));
+        if !listing.jumps_first() {
+            let jumps = listing.rules("INPUT").filter(|rule| is_jump(rule));
+            lines.extend(jumps.map(|_| format!("-D INPUT {JUMP}")));
             lines.push(format!("-I INPUT 1 {JUMP}"));
         }
-        lines.extend(guard.iter().map(|rule| format!("-A {GUARD_CHAIN} {rule}")));
-        lines.extend(grants.iter().map(|rule| format!("-A {GRANTS_CHAIN} {rule}")));
-        self.transact(&lines).await
+        lines.extend(chains.guard.iter().map(|rule| format!("-A {GUARD_CHAIN} {rule}")));
+        lines.extend(chains.grants.iter().map(|rule| format!("-A {GRANTS_CHAIN} {rule}")));
+        lines.extend(chains.refusals.iter().map(|rule| format!("-A {GRANTS_CHAIN} {rule}")));
+        self.transact(&lines).await?;
+        self.printed = Printed::read(&self.list().await?, chains);
+        Ok(())
     }
 
     /// Takes away everything of ours in one transaction; `false` when there was nothing.

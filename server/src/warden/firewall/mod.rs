@@ -1,12 +1,18 @@
-//! The firewall as the warden sees it: a guard, grants in and grants out, for both address families.
+//! The firewall as the warden sees it: a guard, grants in and grants out, for both address families, and a watch over
+//! what others do to them.
 
 use std::net::IpAddr;
 
+mod damage;
 mod iptables;
+mod legacy;
 mod rules;
+mod watch;
 
+pub(crate) use damage::Damage;
 pub(crate) use iptables::{FirewallError, Variant};
 pub(crate) use rules::{Family, Found};
+pub(crate) use watch::Watch;
 
 use super::guard::{Admit, Guard, Session};
 use super::ledger::Lease;
@@ -43,6 +49,16 @@ pub(crate) struct Firewall {
     admit: Admit,
 }
 
+/// The rules of both chains of a family, in order.
+struct Chains {
+    /// All of the guard's chain.
+    guard: Vec<String>,
+    /// Of the grants' chain, the rules that let somebody in,
+    grants: Vec<String>,
+    /// and those behind them.
+    refusals: Vec<String>,
+}
+
 impl Firewall {
     pub(crate) fn new(variant: Variant, families: &[Family], admit: Admit) -> Self {
         Self { families: families.iter().map(|&family| Tables::new(variant, family)).collect(), admit }
@@ -74,46 +90,49 @@ impl Firewall {
 
     /// Puts the guard up with these leases and sessions let in, and nobody else: one transaction a family.
     pub(crate) async fn install(
-        &self,
+        &mut self,
         guard: &Guard,
         leases: &[&Lease],
         sessions: &[Session],
     ) -> Result<(), FirewallError> {
-        for tables in &self.families {
-            let (chain, grants) = self.plan(tables.family, guard, leases, sessions);
-            tables.install(&chain, &grants).await?;
+        for tables in &mut self.families {
+            let chains = Chains::new(tables.family, self.admit, guard, leases, sessions);
+            tables.install(&chains).await?;
         }
         Ok(())
     }
 
-    /// The rules of both chains of a family, in order.
-    fn plan(
-        &self,
-        family: Family,
+    /// Looks whether everything of ours stands as it was put up, and puts it up anew where it does not; gives what was
+    /// wrong and is right again. `taking_out` says that rules are being taken out meanwhile. A family that fails does not
+    /// keep the other.
+    pub(crate) async fn heal(
+        &mut self,
         guard: &Guard,
         leases: &[&Lease],
         sessions: &[Session],
-    ) -> (Vec<String>, Vec<String>) {
-        let of_family = |address: IpAddr| Family::of(address) == family;
-        let leases = leases.iter().filter(|lease| of_family(lease.key.source));
-        let sessions = sessions.iter().filter(|session| of_family(session.remote.ip()));
-        let grants = leases
-            .flat_map(|lease| lease.ports.iter().map(|&port| rules::grant(lease, port, self.admit)))
-            .chain(sessions.map(|session| rules::standing(session, self.admit)))
-            .chain(rules::end_of_grants(family, guard))
-            .collect();
-        (rules::guard_chain(family, guard, self.admit), grants)
+        taking_out: bool,
+    ) -> (Vec<Damage>, Result<(), FirewallError>) {
+        let (mut healed, mut result) = (Vec::new(), Ok(()));
+        for tables in &mut self.families {
+            let family = tables.family;
+            let chains = Chains::new(family, self.admit, guard, leases, sessions);
+            match tables.heal(&chains, taking_out).await {
+                Ok(parts) => healed.extend(parts.into_iter().map(|part| Damage { part, family })),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        (healed, result)
     }
 
     /// The guard as text, a line a rule, for a person to read.
     pub(crate) fn describe(&self, guard: &Guard) -> Vec<String> {
         let lines = |tables: &Tables| {
-            let (chain, grants) = self.plan(tables.family, guard, &[], &[]);
+            let chains = Chains::new(tables.family, self.admit, guard, &[], &[]);
             let program = tables.program();
             let line = move |name: &str, rule: String| format!("{program} -A {name} {rule}");
             let head = std::iter::once(format!("{program} -I INPUT 1 -j {GUARD_CHAIN}"));
-            head.chain(chain.into_iter().map(|rule| line(GUARD_CHAIN, rule)))
-                .chain(grants.into_iter().map(|rule| line(GRANTS_CHAIN, rule)))
+            head.chain(chains.guard.into_iter().map(|rule| line(GUARD_CHAIN, rule)))
+                .chain(chains.refusals.into_iter().map(|rule| line(GRANTS_CHAIN, rule)))
                 .collect::<Vec<_>>()
         };
         self.families.iter().flat_map(lines).collect()
@@ -179,5 +198,21 @@ impl Firewall {
         let family = Family::of(address);
         let tables = self.families.iter().find(|tables| tables.family == family);
         tables.ok_or(FirewallError::NotServed { address })
+    }
+}
+
+impl Chains {
+    fn new(family: Family, admit: Admit, guard: &Guard, leases: &[&Lease], sessions: &[Session]) -> Self {
+        let of_family = |address: IpAddr| Family::of(address) == family;
+        let leases = leases.iter().filter(|lease| of_family(lease.key.source));
+        let sessions = sessions.iter().filter(|session| of_family(session.remote.ip()));
+        let grants = leases
+            .flat_map(|lease| lease.ports.iter().map(|&port| rules::grant(lease, port, admit)))
+            .chain(sessions.map(|session| rules::standing(session, admit)));
+        Self {
+            guard: rules::guard_chain(family, guard, admit),
+            grants: grants.collect(),
+            refusals: rules::end_of_grants(family, guard),
+        }
     }
 }

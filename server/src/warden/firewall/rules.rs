@@ -138,7 +138,7 @@ pub(crate) fn standing(session: &Session, admit: Admit) -> String {
 }
 
 /// One of our rules, as it was found in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Found {
     /// One port of a lease.
     Grant { key: LeaseKey, id: LeaseId, port: Port, from: WallTime, until: WallTime },
