@@ -1,6 +1,8 @@
 //! The promises, end to end: every test shows first and last that a fresh knock opens, and in between that one
 //! promise is kept. They need root, for network namespaces; `bash tests/run` installs the rest.
 
+#![forbid(unsafe_code)]
+
 mod administration;
 mod asking;
 mod automation;
@@ -10,6 +12,7 @@ mod crowd;
 mod doors;
 mod flood;
 mod guard;
+mod healing;
 mod interfaces;
 mod killed;
 mod power_cut;
