@@ -246,8 +246,14 @@ impl Warden {
             }
         }
         // The front has ended before: what it ordered last is here.
-        while let Ok(Some(order)) = orders.receive_now() {
-            self.carry_out(order).await;
+        loop {
+            match orders.receive_now() {
+                Ok(Some(order)) => self.carry_out(order).await,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.refuse(OrderRefusal::Malformed, &error);
+                }
+                Ok(None) | Err(_) => break,
+            }
         }
         self.refusals.log();
         Ok(Ended::Stopped)
