@@ -15,6 +15,8 @@
 //! what this crate reports of a knock is that it was sent, and of a door that a TCP connection went through it.
 //! The rooms on the way (`resolve` to `splice`) know nothing of the configuration; the commands join them.
 
+#![forbid(unsafe_code)]
+
 // The way of a knock, in its order (rustfmt sorts modules that stand together).
 mod cli;
 

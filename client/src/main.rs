@@ -1,5 +1,7 @@
 //! `postern`: knocks at a gate. See `postern --help`.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use postern_client::{Cli, finish, run};

@@ -12,6 +12,8 @@
 //! Beside the packet's way stand the two texts that people carry: [`keyfile`] on the gate, [`profile`] with
 //! the client.
 
+#![forbid(unsafe_code)]
+
 pub mod datagram;
 pub mod hints;
 pub mod keyfile;

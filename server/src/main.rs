@@ -1,5 +1,7 @@
 //! posternd: the gate. See the library for how it works.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

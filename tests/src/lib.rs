@@ -10,10 +10,11 @@
 //! ```
 //!
 //! The rooms: [`wait`] (polling with a deadline), [`seed`] (chance that can be repeated), [`process`] and [`programs`]
-//! (what runs), [`netns`] (where it runs), [`disk`] (where it remembers, until the power is cut),
-//! [`broken_disk`] (where it cannot), [`probe`] (what a
-//! stranger sees), [`capture`] (what was on the wire), [`knocks`] (knocks no client would send), [`flood`] (more than
-//! anybody would send), [`gate`] and [`sshd`] (what is under test, and what it guards).
+//! (what runs), [`netns`] (where it runs), [`disk`] (where it remembers, until the power is cut), [`broken_disk`] (where
+//! it cannot), [`probe`] (what a stranger sees), [`capture`] (what was on the wire), [`knocks`] (knocks no client would
+//! send), [`flood`] (more than anybody would send), [`gate`] and [`sshd`] (what is under test, and what it guards).
+
+#![forbid(unsafe_code)]
 
 pub mod broken_disk;
 pub mod capture;

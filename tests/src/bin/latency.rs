@@ -7,6 +7,8 @@
 //! What is measured ends when the first SYN that gets through is sent, so it is up to a quarter of a millisecond too
 //! long, and never too short.
 
+#![forbid(unsafe_code)]
+
 use std::fs;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
