@@ -8,6 +8,7 @@
 //! disk has promised to keep. Everything is mounted in a mount namespace of the test's own ([`privately`]): nobody else
 //! holds on to it, and the kernel takes all of it down when the last process in there ends, even a killed one.
 
+use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -173,9 +174,7 @@ fn unmount_when_free(path: &Path) -> Result<()> {
 /// Mounts a FUSE over a file: its root is no directory but the one file that it serves.
 fn serve(cache: Arc<Cache>, file: &Path) -> io::Result<BackgroundSession> {
     let device = OwnedFd::from(OpenOptions::new().read(true).write(true).open("/dev/fuse")?);
-    let options = format!("fd={},rootmode=100600,user_id=0,group_id=0\0", device.as_raw_fd());
-    let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).map_err(io::Error::other)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("postern-disk", file, "fuse", flags, Some(options))?;
+    let options = CString::new(format!("fd={},rootmode=100600,user_id=0,group_id=0", device.as_raw_fd()))?;
+    mount("postern-disk", file, "fuse", MountFlags::NOSUID | MountFlags::NODEV, Some(&*options))?;
     Session::from_fd(cache::Server(cache), device, SessionACL::All, Config::default())?.spawn()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use fastrand::Rng;
@@ -12,6 +13,9 @@ use fuser::{
 
 /// What a disk writes whole or not at all, in bytes.
 pub(super) const BLOCK: usize = 4096;
+
+/// How long it takes to sync, as on a real disk: long enough for a cut to come in between.
+const SYNC: Duration = Duration::from_millis(2);
 
 /// A disk with its cache.
 pub(super) struct Cache(Mutex<State>);
@@ -185,6 +189,7 @@ impl Filesystem for Server {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        thread::sleep(SYNC);
         match self.0.powered() {
             Ok(mut state) => {
                 state.sync();
