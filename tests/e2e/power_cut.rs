@@ -16,7 +16,7 @@ use postern_tests::gate::{KNOCK_PORTS, SSH, Settings};
 use postern_tests::knocks::Knock;
 use postern_tests::netns::{Family, Host, ip_of};
 use postern_tests::probe::{Seen, first_through, probe, udp};
-use postern_tests::process::succeed;
+use postern_tests::process::{Process, succeed};
 use postern_tests::seed::seeded;
 use postern_tests::wait::{LONG, wait_for};
 use serde_json::Value;
@@ -27,10 +27,13 @@ use crate::world::World;
 const DISKS: usize = 4;
 /// Cuts of each.
 const CUTS: usize = 5;
+/// Cuts at the first start, each on a new disk, and the time in which a store is made.
+const FIRST_STARTS: usize = 20;
+const MAKING_MICROS: u64 = 30_000;
 /// The addresses that knock, one knock each: before odd cuts those of one half, before even ones those of the other,
 /// since what was in flight at one cut may be let in before the next.
 const NUMBERS: [Range<u16>; 2] = [1000..1080, 1080..1160];
-/// Between two knocks, about as long as a commit takes: the power is cut amid one. Between two SYNs, too.
+/// Between two knocks, less than a commit takes: the power is cut amid one. Between two SYNs, too.
 const EVERY: Duration = Duration::from_micros(500);
 /// Longer than any knock takes that takes at all.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -84,6 +87,32 @@ fn a_disk_that_lies_about_syncs_lets_a_recorded_knock_open_again() -> Result<()>
         gate.replays_open_nothing(&recorded[..1])?;
         let error = gate.replays_open_nothing(&recorded[1..]).expect_err("a forgotten knock was refused");
         ensure!(error.to_string().contains("opened again"), "{error:?}");
+        gate.world.opens(Family::V4).map(drop)
+    })
+}
+
+/// The power goes while the store is being made, on a new disk each time.
+#[test]
+fn a_gate_starts_though_the_power_was_cut_at_its_first_start() -> Result<()> {
+    let mut rng = seeded()?;
+    let mut gate = PoweredGate::new()?;
+    privately(|| {
+        for _ in 0..FIRST_STARTS {
+            let disk = Disk::mount(Image::formatted()?, &gate.state)?;
+            let posternd = Process::spawn(gate.world.gate.posternd(&["run"])?)?;
+            let folder = gate.state.join("front");
+            wait_for("the folder of the store", LONG, || Ok(folder.exists().then_some(())))?;
+            thread::sleep(Duration::from_micros(rng.u64(0..MAKING_MICROS)));
+            disk.cut();
+            drop(posternd);
+            gate.wait_until_nothing_runs()?;
+            let remains = disk.remains(Some(&mut rng))?;
+            remains.image.check()?;
+
+            let disk = gate.power_on(remains.image)?;
+            gate.lose_power(&disk, &mut [])?;
+        }
+        let _disk = gate.power_on(Image::formatted()?)?;
         gate.world.opens(Family::V4).map(drop)
     })
 }
@@ -191,12 +220,9 @@ impl PoweredGate {
     /// addresses had been let in, and marks their knocks.
     fn lose_power(&mut self, disk: &Disk, recorded: &mut [Recorded]) -> Result<usize> {
         disk.cut();
-        let gate = &mut self.world.gate;
-        gate.kill()?;
-        // An iptables that posternd had started may be at work still.
-        wait_for("the end of everything on the gate", LONG, || {
-            Ok(gate.host().pids()?.is_empty().then_some(()))
-        })?;
+        self.world.gate.kill()?;
+        self.wait_until_nothing_runs()?;
+        let gate = &self.world.gate;
         let mut opened = 0;
         for rule in gate.rules(Family::V4, "POSTERN-GRANTS")? {
             let lets_in = |knock: &&mut Recorded| rule.contains(&format!(" {}/32 ", knock.from));
@@ -213,6 +239,13 @@ impl PoweredGate {
             }
         }
         Ok(opened)
+    }
+
+    /// An iptables that posternd had started may be at work still when it is gone.
+    fn wait_until_nothing_runs(&self) -> Result<()> {
+        wait_for("the end of everything on the gate", LONG, || {
+            Ok(self.world.gate.host().pids()?.is_empty().then_some(()))
+        })
     }
 
     /// Sends everything recorded again. What has opened does not open; what was in flight may open, this once.
