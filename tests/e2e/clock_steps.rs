@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use postern_proto::{Payload, WallTime};
-use postern_tests::gate::{Gate, KNOCK_PORTS, SSH, Settings};
+use postern_tests::gate::{Gate, Grant, KNOCK_PORTS, SSH, Settings};
 use postern_tests::knocks::{Knock, now};
 use postern_tests::netns::Family;
 use postern_tests::probe::Seen;
@@ -205,14 +205,14 @@ impl Stepping {
         self.crowd.send(from, &self.world.gate, KNOCK_PORTS[0], &knock)?;
         let mut last = Vec::new();
         let rule = wait_for(&format!("a rule for {from}"), LONG, || {
-            last = rules_for(&self.world, from)?;
-            let [rule] = &last[..] else { return Ok(None) };
-            let (start, stop) = (date(rule, "--datestart")?, date(rule, "--datestop")?);
+            last = self.world.gate.grants(Family::V4)?;
+            last.retain(|grant| grant.source == from);
+            let [Grant { starts, stops, .. }] = &last[..] else { return Ok(None) };
             let after = self.clock.read();
             // It begins five seconds early, and its last second is a whole one.
             let begun = before.as_secs() - 5..=after.as_secs() - 5;
             let ends = before.after(WINDOW).as_secs() - 1..=after.after(WINDOW).as_secs();
-            Ok((begun.contains(&start.as_secs()) && ends.contains(&stop.as_secs())).then_some(()))
+            Ok((begun.contains(&starts.as_secs()) && ends.contains(&stops.as_secs())).then_some(()))
         });
         rule.with_context(|| format!("sent at {before}: {last:#?}"))?;
         self.opened.push(knock);
@@ -228,11 +228,10 @@ impl Stepping {
                 .zip(knocks)
                 .try_for_each(|(&from, knock)| self.crowd.send(from, &self.world.gate, KNOCK_PORTS[0], knock))
         })?;
-        let rules = self.world.gate.rules(Family::V4, "POSTERN-GRANTS")?;
+        let grants = self.world.gate.grants(Family::V4)?;
         let granted = self.world.gate.events("granted")?;
         for from in addresses {
-            let source = format!("-s {from}/32");
-            ensure!(!rules.iter().any(|rule| rule.contains(&source)), "a rule for {from}: {rules:#?}");
+            ensure!(!grants.iter().any(|grant| grant.source == from), "a rule for {from}: {grants:#?}");
             let is_its = |event: &serde_json::Value| event["source"] == from.to_string();
             ensure!(!granted.iter().any(is_its), "{from} was let in");
         }
@@ -242,11 +241,4 @@ impl Stepping {
     fn door(&self) -> std::net::SocketAddr {
         self.world.gate.at(Family::V4, SSH)
     }
-}
-
-/// The date behind a flag of a rule, as iptables prints it.
-fn date(rule: &str, flag: &str) -> Result<WallTime> {
-    let mut words = rule.split(' ').skip_while(|word| *word != flag);
-    let date = words.nth(1).with_context(|| format!("no {flag} in {rule}"))?;
-    format!("{date}Z").parse().with_context(|| format!("{flag} of {rule}"))
 }

@@ -1,13 +1,15 @@
 //! A host with many addresses: each knock is from one of its own, so that it can be told which one opened.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use postern_tests::gate::{Gate, KNOCK_PORTS, SSH};
 use postern_tests::knocks::{Client, Knock};
 use postern_tests::netns::{Family, Host, ip_of};
-use postern_tests::probe::{Seen, probe_bound, udp};
+use postern_tests::probe::{PATIENCE, Seen, probe_bound, progress, syn, udp};
 use postern_tests::wait::{LONG, wait_for};
 
 use crate::world::World;
@@ -36,6 +38,34 @@ impl Crowd {
     pub(crate) fn send(&self, from: IpAddr, gate: &Gate, port: u16, knock: &Knock) -> Result<()> {
         udp(&self.host, from)?.send_to(knock, gate.at(family(from), port))?;
         Ok(())
+    }
+
+    /// Sends each knock from its address.
+    pub(crate) fn send_all(&self, knocks: &[(IpAddr, Knock)], gate: &Gate, port: u16) -> Result<()> {
+        let sent = self.host.enter(|| {
+            knocks.iter().try_for_each(|(from, knock)| {
+                let to = gate.at(family(*from), port);
+                UdpSocket::bind((*from, 0))?.send_to(knock, to).map(drop)
+            })
+        });
+        Ok(sent??)
+    }
+
+    /// Those of the addresses to whom a door is open.
+    pub(crate) fn to_whom_is_open(&self, addresses: &[IpAddr], door: SocketAddr) -> Result<Vec<IpAddr>> {
+        let mut open = Vec::new();
+        // Not more at once than a process may hold open.
+        for some in addresses.chunks(200) {
+            let dialled = || some.iter().map(|&from| syn(Some(from), door)).collect::<io::Result<Vec<_>>>();
+            let sockets = self.host.enter(dialled)??;
+            thread::sleep(PATIENCE);
+            for (from, socket) in some.iter().zip(&sockets) {
+                if progress(socket)? == Seen::Open {
+                    open.push(*from);
+                }
+            }
+        }
+        Ok(open)
     }
 
     /// What a door shows to an address.

@@ -14,6 +14,7 @@ mod flood;
 mod guard;
 mod healing;
 mod interfaces;
+mod kill_rounds;
 mod killed;
 mod power_cut;
 mod reload;

@@ -15,11 +15,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod grants;
 mod log;
 mod processes;
 mod settings;
 mod usage;
 
+pub use grants::{Grant, grants};
 pub use log::Counters;
 pub use processes::Role;
 pub use settings::{GROUP, KNOCK_PORTS, SERVICES, SSH, Settings, USER, Variant, WEB};

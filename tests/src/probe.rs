@@ -16,7 +16,7 @@ use crate::wait::{LONG, wait_for};
 
 /// How long an answer may take on links as short as these, with every core busy. Shorter than the second after which
 /// TCP would send its SYN again, so that one probe is one packet.
-const PATIENCE: Duration = Duration::from_millis(300);
+pub const PATIENCE: Duration = Duration::from_millis(300);
 
 /// What a TCP port shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
