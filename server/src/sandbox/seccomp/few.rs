@@ -17,7 +17,6 @@ pub(super) fn rules(mute: &[RawFd]) -> Result<Rules, BackendError> {
         libc::SYS_recvfrom,
         libc::SYS_getsockopt,
         libc::SYS_getsockname,
-        libc::SYS_lseek,
         libc::SYS_fstat,
         libc::SYS_newfstatat,
         libc::SYS_statx,
@@ -25,8 +24,6 @@ pub(super) fn rules(mute: &[RawFd]) -> Result<Rules, BackendError> {
         libc::SYS_fsync,
         libc::SYS_fdatasync,
         libc::SYS_fadvise64,
-        libc::SYS_ftruncate,
-        libc::SYS_fallocate,
         // The store again, after the disk failed: Landlock says which files.
         libc::SYS_openat,
         // Waiting, for events and for time.
@@ -71,13 +68,12 @@ pub(super) fn rules(mute: &[RawFd]) -> Result<Rules, BackendError> {
         libc::SYS_time,
     ];
     let mut rules: Rules = plain.into_iter().map(|call| (call, vec![])).collect();
-    mute_stay_mute(&mut rules, mute)?;
+    mute_and_log(&mut rules, mute)?;
     // No memory is both written by it and run.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![all([masked(2, libc::PROT_EXEC, 0)])?]);
     }
     let own = c_int::try_from(std::process::id()).unwrap_or(c_int::MAX);
-    let request = |request| is(1, c_int::try_from(request).unwrap_or(c_int::MAX));
     for (call, conditions) in [
         (libc::SYS_clone, vec![masked(0, libc::CLONE_THREAD, libc::CLONE_THREAD)]),
         // Only itself: the warden is the same user.
@@ -89,24 +85,36 @@ pub(super) fn rules(mute: &[RawFd]) -> Result<Rules, BackendError> {
     ] {
         rules.insert(call, vec![all(conditions)?]);
     }
-    // By getsockname and by its flags, libpcap tells an interface that is down from one that is gone.
-    let requests = [request(libc::FIONBIO), request(libc::SIOCGIFFLAGS)];
-    rules.insert(libc::SYS_ioctl, requests.into_iter().map(|one| all([one])).collect::<Result<_, _>>()?);
     Ok(rules)
 }
 
 /// Nothing is written to a mute descriptor. No call is left that makes a copy of it under another number either: sendmsg,
 /// with which one could send it to oneself, is not here. Nor is it closed: its number would be another file's.
-fn mute_stay_mute(rules: &mut Rules, mute: &[RawFd]) -> Result<(), BackendError> {
-    let others: Vec<_> = mute.iter().map(|&descriptor| is_not(0, descriptor)).collect();
-    for call in [libc::SYS_write, libc::SYS_writev, libc::SYS_pwrite64, libc::SYS_sendto, libc::SYS_close] {
-        rules.insert(call, if mute.is_empty() { vec![] } else { vec![all(others.clone())?] });
+///
+/// The log grows, and that is all: where it is a file, what was written before stays as it is. Its flags are the
+/// supervisor's as well.
+fn mute_and_log(rules: &mut Rules, mute: &[RawFd]) -> Result<(), BackendError> {
+    let not_mute: Vec<_> = mute.iter().map(|&descriptor| is_not(0, descriptor)).collect();
+    let not_log = is_not(0, libc::STDERR_FILENO);
+    let neither: Vec<_> = not_mute.iter().cloned().chain([not_log.clone()]).collect();
+    for call in [libc::SYS_write, libc::SYS_writev, libc::SYS_sendto, libc::SYS_close] {
+        rules.insert(call, if mute.is_empty() { vec![] } else { vec![all(not_mute.clone())?] });
     }
-    let mut commands = vec![all(others.into_iter().chain([is(1, libc::F_DUPFD_CLOEXEC)]))?];
-    // The descriptors' flags and the store's locks; not who is sent a signal.
-    for command in [libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_OFD_GETLK, libc::F_OFD_SETLK] {
+    for call in [libc::SYS_pwrite64, libc::SYS_lseek, libc::SYS_ftruncate, libc::SYS_fallocate] {
+        rules.insert(call, vec![all(neither.clone())?]);
+    }
+    // Not the commands that choose who is sent a signal.
+    let mut commands = vec![
+        all(neither.into_iter().chain([is(1, libc::F_DUPFD_CLOEXEC)]))?,
+        all([not_log.clone(), is(1, libc::F_SETFL)])?,
+    ];
+    for command in [libc::F_GETFD, libc::F_GETFL, libc::F_OFD_GETLK, libc::F_OFD_SETLK] {
         commands.push(all([is(1, command)])?);
     }
     rules.insert(libc::SYS_fcntl, commands);
+    let request = |request| is(1, c_int::try_from(request).unwrap_or(c_int::MAX));
+    // By getsockname and by its flags, libpcap tells an interface that is down from one that is gone.
+    let requests = [all([not_log, request(libc::FIONBIO)])?, all([request(libc::SIOCGIFFLAGS)])?];
+    rules.insert(libc::SYS_ioctl, requests.to_vec());
     Ok(())
 }
