@@ -211,7 +211,7 @@ fn what_each_process_holds_is_printed() -> Result<()> {
     let front: Vec<_> = line("postern-front")?.split_whitespace().collect();
     ensure!(front[2] == user && front[4..] == ["yes", "yes", "none"], "{text}");
     let warden: Vec<_> = line("postern-warden")?.split_whitespace().collect();
-    ensure!(warden[2] == user && warden[4..] == ["yes", "yes", "CAP_NET_ADMIN", "CAP_NET_RAW"], "{text}");
+    ensure!(warden[2] == user && warden[4..] == ["yes", "yes", "CAP_NET_ADMIN"], "{text}");
     Ok(())
 }
 

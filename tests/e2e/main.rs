@@ -9,6 +9,7 @@ mod automation;
 mod bad_input;
 mod clock_steps;
 mod crowd;
+mod documents;
 mod doors;
 mod flood;
 mod guard;

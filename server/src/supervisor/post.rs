@@ -327,7 +327,7 @@ impl<C, E> Holder<C, E> {
             Report::Ready if self.ready_since.is_some() => None,
             Report::Alive => None,
             Report::Failed(why) => {
-                self.last_words = Some(why);
+                self.last_words = Some(one_line(&why));
                 None
             }
             Report::Ready => match self.prove(capabilities) {
@@ -341,7 +341,7 @@ impl<C, E> Holder<C, E> {
                     None
                 }
             },
-            Report::Reloaded(result) => Some(Happening::Reloaded(result)),
+            Report::Reloaded(result) => Some(Happening::Reloaded(result.map_err(|why| one_line(&why)))),
             Report::Event(event) => Some(Happening::Event(event)),
         }
     }
@@ -369,4 +369,9 @@ impl<C, E> Holder<C, E> {
             None => format!("the {role} {what} ({status})"),
         }
     }
+}
+
+/// What a process says goes into the log as one line, whatever took the process over.
+fn one_line(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }

@@ -282,7 +282,12 @@ impl Warden {
                 self.refuse(OrderRefusal::TooFast, &client);
             }
             Order::Close { client, services, source } => self.close(client, &services, source),
-            Order::Note(note) => self.note = note,
+            Order::Note(mut note) => {
+                // They are shown to people, at their terminals.
+                let is_name = |name: &String| name.bytes().all(|byte| byte.is_ascii_graphic());
+                note.interfaces.retain(is_name);
+                self.note = note;
+            }
         }
     }
 
