@@ -24,4 +24,5 @@ mod silence;
 mod state;
 mod supervision;
 mod systemd;
+mod takeover;
 mod world;

@@ -271,6 +271,20 @@ impl Gate {
         Usage::of(&self.posternd_pids()?)
     }
 
+    /// One of its processes, by name: `posternd` (the supervisor), `postern-front` or `postern-warden`.
+    ///
+    /// # Errors
+    /// When there is none, or more than one.
+    pub fn pid_of(&self, name: &str) -> Result<Pid> {
+        let is_it = |pid: &Pid| {
+            let comm = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+            comm.is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let pids: Vec<_> = self.posternd_pids()?.into_iter().filter(is_it).collect();
+        ensure!(pids.len() == 1, "{} processes {name}", pids.len());
+        Ok(pids[0])
+    }
+
     /// Sends `posternd` a signal.
     ///
     /// # Errors
@@ -301,6 +315,14 @@ impl Gate {
     /// When it does not run.
     pub fn events(&self, message: &str) -> Result<Vec<Value>> {
         Ok(events(&self.running()?.lines(), message))
+    }
+
+    /// Everything that this `posternd` has logged.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn log(&self) -> Result<Vec<Value>> {
+        Ok(self.running()?.lines().iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// Waits until this `posternd` has logged a message so many times.

@@ -12,17 +12,21 @@
 //! The rooms: [`wait`] (polling with a deadline), [`seed`] (chance that can be repeated), [`process`] and [`programs`]
 //! (what runs), [`netns`] (where it runs), [`disk`] (where it remembers, until the power is cut), [`broken_disk`] (where
 //! it cannot), [`probe`] (what a stranger sees), [`capture`] (what was on the wire), [`knocks`] (knocks no client would
-//! send), [`flood`] (more than anybody would send), [`gate`] and [`sshd`] (what is under test, and what it guards).
+//! send), [`flood`] (more than anybody would send), [`gate`] and [`sshd`] (what is under test, and what it guards), [`held`],
+//! [`debugger`] and [`orders`] (what a process holds, and what it can still do and send when somebody has taken it over).
 
 #![forbid(unsafe_code)]
 
 pub mod broken_disk;
 pub mod capture;
+pub mod debugger;
 pub mod disk;
 pub mod flood;
 pub mod gate;
+pub mod held;
 pub mod knocks;
 pub mod netns;
+pub mod orders;
 pub mod probe;
 pub mod process;
 pub mod programs;
