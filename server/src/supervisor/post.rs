@@ -10,6 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::thread::CapabilitySet;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -57,6 +58,8 @@ pub(super) struct Post<C, E> {
 
 struct Holder<C, E> {
     child: Child,
+    /// Ends after it.
+    group: Group,
     identity: Identity,
     commands: Sender<C>,
     reports: Receiver<Report<E>>,
@@ -67,6 +70,17 @@ struct Holder<C, E> {
     hangs: Instant,
     /// What it, or the supervisor, said of its end.
     last_words: Option<String>,
+}
+
+/// A process and what it runs, which would otherwise outlive its death: an iptables that waits for its lock would undo
+/// later what the next warden has done.
+struct Group(Pid);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // As a rule, nobody is left in it.
+        let _ = kill_process_group(self.0, Signal::KILL);
+    }
 }
 
 /// What happens at a post.
@@ -117,8 +131,10 @@ where
         }
         let child = command.spawn().with_context(|| format!("cannot start the {role}"))?;
         drop(command);
+        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).context("it has a process id")?;
         let holder = Holder {
             child,
+            group: Group(pid),
             identity: start.identity,
             commands: Sender::new(ours.try_clone()?)?,
             reports: Receiver::new(ours.try_clone()?)?,
@@ -241,13 +257,14 @@ where
     /// Has the holder end what it does, and ends it where it does not.
     pub(super) async fn dismiss(&mut self) {
         self.early.clear();
-        let Some(Holder { mut child, commands, reports, .. }) = self.holder.take() else { return };
+        let Some(Holder { mut child, group, commands, reports, .. }) = self.holder.take() else { return };
         // The end of the line is the sign.
         drop((commands, reports));
         if timeout(ENDS, child.wait()).await.is_err() {
             error!("the {} does not end; it is killed", self.role);
             drop(child.kill().await);
         }
+        drop(group);
     }
 
     /// The post is to be filled now.
