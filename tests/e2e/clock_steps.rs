@@ -5,7 +5,7 @@
 //! so that a rule's dates, and not the door, say what it would have let in under a kernel whose clock had been set too.
 
 use std::fs::{self, DirBuilder};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,8 +20,7 @@ use postern_tests::probe::Seen;
 use postern_tests::programs;
 use postern_tests::wait::{LONG, wait_for};
 
-use crate::crowd::Crowd;
-use crate::supervision::rules_for;
+use crate::crowd::{Crowd, rules_for};
 use crate::world::{World, refuses_some};
 
 const WINDOW: Duration = Duration::from_secs(8);
@@ -238,7 +237,7 @@ impl Stepping {
         Ok(())
     }
 
-    fn door(&self) -> std::net::SocketAddr {
+    fn door(&self) -> SocketAddr {
         self.world.gate.at(Family::V4, SSH)
     }
 }

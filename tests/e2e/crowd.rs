@@ -6,13 +6,21 @@ use std::ops::Range;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use postern_tests::gate::{Gate, KNOCK_PORTS, SSH};
+use postern_tests::gate::{Gate, KNOCK_PORTS, SSH, Settings};
 use postern_tests::knocks::{Client, Knock};
 use postern_tests::netns::{Family, Host, ip_of};
 use postern_tests::probe::{PATIENCE, Seen, probe_bound, progress, syn, udp};
 use postern_tests::wait::{LONG, wait_for};
 
 use crate::world::World;
+
+/// A gate that runs, and has let somebody of a crowd in.
+pub(crate) fn gate_and_crowd(settings: Settings) -> Result<(World, Crowd)> {
+    let mut world = World::running(settings)?;
+    let mut crowd = Crowd::join(&mut world, 60)?;
+    crowd.is_let_in(&world.gate, &world.alice)?;
+    Ok((world, crowd))
+}
 
 pub(crate) struct Crowd {
     host: Host,
@@ -99,6 +107,48 @@ impl Crowd {
         })?;
         Ok(from)
     }
+}
+
+/// A lease that is not to be touched: its one rule, and the door that it holds open.
+pub(crate) struct Lease {
+    address: IpAddr,
+    rule: String,
+}
+
+impl Lease {
+    /// By one knock, which a gate that is known to be alive does not lose: a second one would renew it.
+    pub(crate) fn take(world: &World, crowd: &mut Crowd) -> Result<Self> {
+        let address = crowd.address(Family::V4)?;
+        let knock = world.alice.seal(&world.alice.asks_for("ssh")?);
+        crowd.send(address, &world.gate, KNOCK_PORTS[0], &knock)?;
+        Self::of(world, crowd, address)
+    }
+
+    /// The lease of an address that has knocked.
+    pub(crate) fn of(world: &World, crowd: &Crowd, address: IpAddr) -> Result<Self> {
+        let only = || {
+            let rules = rules_for(world, address)?;
+            Ok(<[_; 1]>::try_from(rules).ok())
+        };
+        let [rule] = wait_for(&format!("one rule for {address}"), LONG, only)?;
+        let lease = Self { address, rule };
+        lease.is_untouched(world, crowd)?;
+        Ok(lease)
+    }
+
+    pub(crate) fn is_untouched(&self, world: &World, crowd: &Crowd) -> Result<()> {
+        let rules = rules_for(world, self.address)?;
+        ensure!(rules == [self.rule.as_str()], "was {:?}, is {rules:#?}", self.rule);
+        let seen = crowd.sees(self.address, world.gate.at(Family::V4, SSH))?;
+        ensure!(seen == Seen::Open, "{} sees {seen:?}", self.address);
+        Ok(())
+    }
+}
+
+pub(crate) fn rules_for(world: &World, address: IpAddr) -> Result<Vec<String>> {
+    let mut rules = world.gate.rules(Family::V4, "POSTERN-GRANTS")?;
+    rules.retain(|rule| rule.contains(&format!("-s {address}/32")));
+    Ok(rules)
 }
 
 fn family(address: IpAddr) -> Family {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use postern_tests::gate::{Role, Settings};
+use postern_tests::wait::LONG;
 
-use crate::crowd::Crowd;
-use crate::supervision::Lease;
+use crate::crowd::{Crowd, Lease, gate_and_crowd};
 use crate::world::World;
 
 const WATCHES: Settings = Settings { window_secs: 60, interfaces: &["eth0"], ..Settings::DEFAULT };
@@ -19,7 +19,7 @@ const MISSING: &str = "not watched until it is there";
 
 #[test]
 fn an_interface_that_goes_down_is_watched_again() -> Result<()> {
-    let (world, mut crowd) = world(WATCHES)?;
+    let (world, mut crowd) = gate_and_crowd(WATCHES)?;
     let lease = Lease::take(&world, &mut crowd)?;
     for times in 1..=2 {
         world.network.put_down(world.gate.host())?;
@@ -32,7 +32,7 @@ fn an_interface_that_goes_down_is_watched_again() -> Result<()> {
 
 #[test]
 fn an_interface_that_is_deleted_and_made_again_is_watched_again() -> Result<()> {
-    let (world, mut crowd) = world(WATCHES)?;
+    let (world, mut crowd) = gate_and_crowd(WATCHES)?;
     let lease = Lease::take(&world, &mut crowd)?;
     world.network.unplug(world.gate.host())?;
     wait_for_line(&world, LOST, 1)?;
@@ -49,7 +49,7 @@ fn an_interface_that_is_deleted_and_made_again_is_watched_again() -> Result<()> 
 #[test]
 fn an_interface_that_appears_late_is_watched_from_then_on() -> Result<()> {
     let settings = Settings { interfaces: &["eth0", "eth9"], ..WATCHES };
-    let (mut world, mut crowd) = world(settings)?;
+    let (mut world, mut crowd) = gate_and_crowd(settings)?;
     world.gate.stop()?;
     world.network.unplug(world.gate.host())?;
     world.gate.start(&[])?;
@@ -74,7 +74,7 @@ fn an_interface_that_appears_late_is_watched_from_then_on() -> Result<()> {
 /// All interfaces at once are watched without a break, whichever of them come and go.
 #[test]
 fn who_watches_any_interface_needs_no_new_front() -> Result<()> {
-    let (world, mut crowd) = world(Settings { interfaces: &[], ..WATCHES })?;
+    let (world, mut crowd) = gate_and_crowd(Settings { interfaces: &[], ..WATCHES })?;
     let (front, lease) = (world.gate.wait_for_pid(Role::Front, &[])?, Lease::take(&world, &mut crowd)?);
     world.network.put_down(world.gate.host())?;
     world.network.put_up(world.gate.host())?;
@@ -84,13 +84,6 @@ fn who_watches_any_interface_needs_no_new_front() -> Result<()> {
     is_soon_let_in(&world, &mut crowd)?;
     assert_eq!(world.gate.pid(Role::Front)?, Some(front));
     lease.is_untouched(&world, &crowd)
-}
-
-fn world(settings: Settings) -> Result<(World, Crowd)> {
-    let mut world = World::running(settings)?;
-    let mut crowd = Crowd::join(&mut world, 20)?;
-    crowd.is_let_in(&world.gate, &world.alice)?;
-    Ok((world, crowd))
 }
 
 fn is_soon_let_in(world: &World, crowd: &mut Crowd) -> Result<()> {
@@ -104,5 +97,5 @@ fn is_soon_let_in(world: &World, crowd: &mut Crowd) -> Result<()> {
 fn wait_for_line(world: &World, words: &str, count: usize) -> Result<()> {
     let found =
         |lines: &[String]| (lines.iter().filter(|line| line.contains(words)).count() >= count).then_some(());
-    world.gate.running()?.wait_for_lines(words, postern_tests::wait::LONG, found)
+    world.gate.running()?.wait_for_lines(words, LONG, found)
 }

@@ -12,13 +12,11 @@ use postern_tests::probe::Seen;
 use postern_tests::wait::{LONG, wait_for};
 use rustix::process::Signal;
 
-use crate::crowd::Crowd;
-use crate::supervision::{Lease, rules_for};
+use crate::crowd::{Crowd, Lease, gate_and_crowd, rules_for};
 use crate::world::World;
 
 /// Windows that end after everything has been looked at.
 const LASTING: Settings = Settings { window_secs: 120, ..Settings::DEFAULT };
-const CROWD: u16 = 60;
 
 /// What is done to a file of a gate, and what the log says of it.
 type Break = fn(&World) -> Result<()>;
@@ -281,12 +279,4 @@ fn takes_effect(world: &mut World, crowd: &mut Crowd, lease: &Lease, roles: &[Ro
         ensure!((before != after) == roles.contains(&role), "{role:?}: {before:?} before, {after:?} after");
     }
     Ok(())
-}
-
-/// A gate that runs, and has let somebody in.
-fn gate_and_crowd(settings: Settings) -> Result<(World, Crowd)> {
-    let mut world = World::running(settings)?;
-    let mut crowd = Crowd::join(&mut world, CROWD)?;
-    crowd.is_let_in(&world.gate, &world.alice)?;
-    Ok((world, crowd))
 }

@@ -15,13 +15,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-mod grants;
+mod firewall;
 mod log;
 mod processes;
 mod settings;
 mod usage;
 
-pub use grants::{Grant, grants};
+pub use firewall::{Grant, grants};
 pub use log::Counters;
 pub use processes::Role;
 pub use settings::{GROUP, KNOCK_PORTS, SERVICES, SSH, Settings, USER, Variant, WEB};
@@ -385,35 +385,6 @@ impl Gate {
         let mut command = self.postern(from, client, family)?;
         command.args(["knock", "-", "ssh"]).args(arguments);
         succeed(command, b"", LONG).map(drop)
-    }
-
-    /// The rules of a chain of the filter table, as `iptables -S` prints them.
-    ///
-    /// # Errors
-    /// When there is no such chain.
-    pub fn rules(&self, family: Family, chain: &str) -> Result<Vec<String>> {
-        let mut command = self.firewall(family, "");
-        command.args(["-w", "-S", chain]);
-        let printed = succeed(command, b"", LONG)?.text();
-        Ok(printed.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect())
-    }
-
-    /// Everything in the filter table, without counters and comments.
-    ///
-    /// # Errors
-    /// When `iptables-save` fails.
-    pub fn saved(&self, family: Family) -> Result<String> {
-        let saved = succeed(self.firewall(family, "-save"), b"", LONG)?.text();
-        let rules = saved.lines().filter(|line| !line.starts_with('#'));
-        Ok(rules.map(|line| line.split(" [").next().unwrap_or(line).to_owned() + "\n").collect())
-    }
-
-    /// This gate's `iptables`, of its variant.
-    #[must_use]
-    pub fn firewall(&self, family: Family, suffix: &str) -> Command {
-        let mut command = self.host.command(self.settings.variant.program(family, suffix));
-        command.env("XTABLES_LOCKFILE", self.directory().join("xtables.lock"));
-        command
     }
 
     /// Runs `posternd` with a command that may fail.

@@ -108,7 +108,7 @@ impl Scene {
 
 /// The rules of a firewall that are not Postern's.
 pub(super) fn of_others(saved: &str) -> String {
-    saved.lines().filter(|line| !line.contains("POSTERN")).map(|line| format!("{line}\n")).collect()
+    saved.split_inclusive('\n').filter(|line| !line.contains("POSTERN")).collect()
 }
 
 /// The nonces in a copy of the store, which is opened as the next front will open it.
@@ -118,5 +118,5 @@ fn recorded(gate: &Gate) -> Result<HashSet<UsedNonce>> {
     let database = Database::open(&copy)?;
     let table = database.begin_read()?.open_table(NONCES)?;
     let nonce = |key: &[u8]| <[u8; NONCE_LEN]>::try_from(&key[CLIENT_ID_LEN..]).context("a nonce");
-    table.iter()?.map(|row| Ok(nonce(&row?.0.value())?.into())).collect()
+    table.iter()?.map(|row| nonce(&row?.0.value())).collect()
 }

@@ -1,12 +1,15 @@
-//! The rules that let somebody in, as a gate's kernel holds them.
+//! The firewall of a gate under test, as its kernel holds it.
 
 use std::net::IpAddr;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use postern_proto::WallTime;
 
 use super::Gate;
 use crate::netns::Family;
+use crate::process::succeed;
+use crate::wait::LONG;
 
 /// One rule of one lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +25,35 @@ pub struct Grant {
 }
 
 impl Gate {
+    /// The rules of a chain of the filter table, as `iptables -S` prints them.
+    ///
+    /// # Errors
+    /// When there is no such chain.
+    pub fn rules(&self, family: Family, chain: &str) -> Result<Vec<String>> {
+        let mut command = self.firewall(family, "");
+        command.args(["-w", "-S", chain]);
+        let printed = succeed(command, b"", LONG)?.text();
+        Ok(printed.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect())
+    }
+
+    /// Everything in the filter table, without counters and comments.
+    ///
+    /// # Errors
+    /// When `iptables-save` fails.
+    pub fn saved(&self, family: Family) -> Result<String> {
+        let saved = succeed(self.firewall(family, "-save"), b"", LONG)?.text();
+        let rules = saved.lines().filter(|line| !line.starts_with('#'));
+        Ok(rules.map(|line| line.split(" [").next().unwrap_or(line).to_owned() + "\n").collect())
+    }
+
+    /// This gate's `iptables`, of its variant.
+    #[must_use]
+    pub fn firewall(&self, family: Family, suffix: &str) -> Command {
+        let mut command = self.host.command(self.settings.variant.program(family, suffix));
+        command.env("XTABLES_LOCKFILE", self.directory().join("xtables.lock"));
+        command
+    }
+
     /// The grants of a family.
     ///
     /// # Errors
