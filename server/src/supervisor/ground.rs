@@ -16,7 +16,6 @@ use rustix::process::umask;
 
 use crate::files::make_private;
 use crate::sandbox::Identity;
-use crate::warden::firewall::Variant;
 use crate::warden::process::lock_file;
 
 /// The one file of the front's folder.
@@ -53,14 +52,12 @@ fn hand_over(folder: &Path, identity: Identity) -> anyhow::Result<()> {
 }
 
 /// Lets the warden take the lock of iptables-legacy, which root's programs make for root alone: without it two
-/// programs would write the same table at a time. iptables-nft knows no such lock.
+/// programs would write the same table at a time. iptables-nft knows no such lock, but where somebody uses
+/// iptables-legacy beside it, a warden that starts looks there for rules that an earlier one has left.
 ///
 /// # Errors
 /// When the file is there and cannot be shared.
-pub(super) fn share_lock(variant: Variant, identity: Identity) -> anyhow::Result<()> {
-    if variant == Variant::Nft {
-        return Ok(());
-    }
+pub(super) fn share_lock(identity: Identity) -> anyhow::Result<()> {
     let path = lock_file();
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     share(open(&path, flags, Mode::from_raw_mode(0o600)), identity)

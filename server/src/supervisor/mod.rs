@@ -179,7 +179,7 @@ impl Supervisor {
 
     async fn start_warden(&mut self) -> anyhow::Result<()> {
         let settings = self.config.warden(self.since, self.trial_end);
-        ground::share_lock(settings.reach.variant, self.identity)?;
+        ground::share_lock(self.identity)?;
         let start = self.start_message(settings);
         self.warden.occupy(&start, &[self.orders.1.as_fd(), self.admin.as_fd()]).await
     }
