@@ -61,9 +61,8 @@ async fn look(config: &Config, firewall: &Firewall) -> anyhow::Result<()> {
         Ok(false) => println!("firewall: the guard is not up"),
         Err(error) => problem(error.to_string()),
     }
-    match firewall.obstacles(&config.guard(None)).await {
-        Ok(obstacles) => obstacles.into_iter().for_each(|obstacle| println!("warning: {obstacle}")),
-        Err(error) => println!("warning: cannot look for rules that go round the guard: {error}"),
+    for remark in firewall.neighbours(&config.guard(None)).await {
+        println!("{remark}");
     }
     if problems > 0 {
         bail!("{problems} problem(s): the gate would not start");

@@ -44,8 +44,9 @@ impl Variant {
             return Ok(self);
         }
         let (program, _) = self.programs(Family::V4);
-        let call = move || Command::new(program).arg("--version").output().map_err(|error| error.to_string());
-        let version = run(program, call).await?;
+        let mut command = Command::new(program);
+        command.arg("--version");
+        let version = ask(program, command).await?;
         Ok(if version.contains("nf_tables") { Self::Nft } else { Self::Legacy })
     }
 
@@ -64,16 +65,12 @@ impl Variant {
 
 /// Whether rules of ours can be there at all: asking a legacy table for its rules would make it.
 pub(super) fn may_hold_rules(variant: Variant, family: Family) -> bool {
-    table_exists(variant, family, TABLE)
-}
-
-fn table_exists(variant: Variant, family: Family, table: &str) -> bool {
     let tables = match (variant, family) {
         (Variant::Legacy, Family::V4) => "/proc/net/ip_tables_names",
         (Variant::Legacy, Family::V6) => "/proc/net/ip6_tables_names",
         _ => return true,
     };
-    fs::read_to_string(tables).is_ok_and(|names| names.lines().any(|name| name == table))
+    fs::read_to_string(tables).is_ok_and(|names| names.lines().any(|name| name == TABLE))
 }
 
 /// Why the firewall did not do what it was told.
@@ -104,6 +101,12 @@ pub(crate) enum FirewallError {
     NotServed {
         /// The address.
         address: IpAddr,
+    },
+    /// The program printed something else than it should.
+    #[error("cannot make sense of what {program} prints")]
+    Unreadable {
+        /// The program.
+        program: &'static str,
     },
     /// The program did not end in time.
     #[error("{program} did not end within {} s", DEADLINE.as_secs())]
@@ -195,16 +198,6 @@ impl Tables {
         env::split_paths(&path).any(|folder| folder.join(self.single.cmd).exists())
     }
 
-    /// The rules of another table, where it exists.
-    pub(crate) async fn rules(&self, table: &'static str) -> Result<Vec<String>, FirewallError> {
-        let variant = self.variant.actual().await?;
-        if !table_exists(variant, self.family, table) {
-            return Ok(vec![]);
-        }
-        let text = self.execute(table, "-S".to_owned()).await?;
-        Ok(text.lines().map(ToOwned::to_owned).collect())
-    }
-
     /// Fills both chains and makes the jump INPUT's first rule, in one transaction: at no moment is a part of it there.
     pub(crate) async fn install(&mut self, chains: &Chains) -> Result<(), FirewallError> {
         let listing = self.list().await?;
@@ -280,6 +273,16 @@ impl Tables {
         };
         run(program, move || call().map_err(|error| error.to_string())).await.map(drop)
     }
+}
+
+/// All tables of a family, as the `-save` of one of its programs prints them; none is made by asking.
+pub(super) async fn saved(program: &'static str) -> Result<String, FirewallError> {
+    ask(program, Command::new(format!("{program}-save"))).await
+}
+
+/// Runs a program that only tells something; gives its standard output.
+pub(super) async fn ask(program: &'static str, mut command: Command) -> Result<String, FirewallError> {
+    run(program, move || command.output().map_err(|error| error.to_string())).await
 }
 
 /// Runs a blocking call with the deadline; gives its standard output.

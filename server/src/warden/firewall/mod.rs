@@ -6,11 +6,13 @@ use std::net::IpAddr;
 mod damage;
 mod iptables;
 mod legacy;
+mod neighbours;
 mod rules;
 mod watch;
 
 pub(crate) use damage::Damage;
 pub(crate) use iptables::{FirewallError, Variant};
+pub(crate) use neighbours::Remark;
 pub(crate) use rules::{Family, Found};
 pub(crate) use watch::Watch;
 
@@ -163,25 +165,9 @@ impl Firewall {
         result
     }
 
-    /// Rules of others that would lead packets round the guard, as far as iptables shows them.
-    pub(crate) async fn obstacles(&self, guard: &Guard) -> Result<Vec<String>, FirewallError> {
-        let mut obstacles = Vec::new();
-        for tables in &self.families {
-            for (table, targets, effect) in [
-                ("nat", ["DNAT", "REDIRECT"], "is led elsewhere before the guard sees it"),
-                ("raw", ["NOTRACK", "--notrack"], "is not tracked: sessions will end with their window"),
-            ] {
-                for rule in tables.rules(table).await? {
-                    let words: Vec<&str> = rule.split(' ').collect();
-                    let leads_off = targets.iter().any(|target| words.contains(target));
-                    let port = guard.ports.iter().find(|guarded| rules::concerns(&words, guarded.port));
-                    if let Some(guarded) = port.filter(|_| leads_off) {
-                        obstacles.push(format!("{} {effect}: {rule} ({table} table)", guarded.port));
-                    }
-                }
-            }
-        }
-        Ok(obstacles)
+    /// What of the other firewalls of this host goes round this guard, or keeps out whom it lets in.
+    pub(crate) async fn neighbours(&self, guard: &Guard) -> Vec<Remark> {
+        neighbours::look(self, guard).await
     }
 
     /// Takes everything of ours away; `false` when there was nothing. A family that fails does not keep the other.

@@ -177,19 +177,6 @@ pub(crate) fn read(line: &str) -> Option<Found> {
     })
 }
 
-/// Whether a rule of somebody's, in words as iptables prints it, may apply to packets for a port: it names the port, a
-/// range with it, or no port at all.
-pub(super) fn concerns(words: &[&str], port: Port) -> bool {
-    let after = |flags: &[&str]| words.windows(2).find(|pair| flags.contains(&pair[0])).map(|pair| pair[1]);
-    let number = port.number.get();
-    let includes = |range: &str| {
-        let (from, to) = range.split_once(':').unwrap_or((range, range));
-        matches!((from.parse::<u16>(), to.parse::<u16>()), (Ok(from), Ok(to)) if (from..=to).contains(&number))
-    };
-    after(&["-p"]).is_none_or(|protocol| protocol == port.protocol.as_str())
-        && after(&["--dport", "--dports"]).is_none_or(|ports| ports.split(',').any(includes))
-}
-
 /// UTC, without a zone, as iptables reads and prints it.
 fn date(secs: u64) -> String {
     WallTime::from_secs(secs.min(LAST_SECOND)).to_string().trim_end_matches('Z').to_owned()
@@ -302,21 +289,6 @@ mod tests {
         {
             let session = Session { local: local.parse().unwrap(), remote: remote.parse().unwrap() };
             assert_eq!(read(&standing(&session, Admit::Accept)), Some(Found::Standing(session)));
-        }
-    }
-
-    #[test]
-    fn rules_of_others_concern_the_ports_that_they_name() {
-        let port = "22/tcp".parse().unwrap();
-        for (rule, concerned) in [
-            ("-A DOCKER ! -i docker0 -p tcp -m tcp --dport 22 -j DNAT --to-destination 172.17.0.2:22", true),
-            ("-A PREROUTING -p tcp -m multiport --dports 80,20:25 -j DNAT --to-destination 10.0.0.2", true),
-            ("-A PREROUTING -d 192.0.2.1/32 -j DNAT --to-destination 10.0.0.2", true),
-            ("-A DOCKER -p tcp -m tcp --dport 2222 -j DNAT --to-destination 172.17.0.2:22", false),
-            ("-A DOCKER -p udp -m udp --dport 22 -j DNAT --to-destination 172.17.0.2:22", false),
-            ("-A PREROUTING -p tcp -m multiport --dports 80,23:25 -j DNAT --to-destination 10.0.0.2", false),
-        ] {
-            assert_eq!(concerns(&rule.split(' ').collect::<Vec<_>>(), port), concerned, "{rule}");
         }
     }
 
