@@ -10,10 +10,11 @@
 //! ```
 //!
 //! The rooms: [`wait`] (polling with a deadline), [`seed`] (chance that can be repeated), [`process`] and [`programs`]
-//! (what runs), [`netns`] (where it runs), [`disk`] (where it remembers, until the power is cut), [`broken_disk`] (where
-//! it cannot), [`probe`] (what a stranger sees), [`capture`] (what was on the wire), [`knocks`] (knocks no client would
-//! send), [`flood`] (more than anybody would send), [`gate`] and [`sshd`] (what is under test, and what it guards), [`held`],
-//! [`debugger`] and [`orders`] (what a process holds, and what it can still do and send when somebody has taken it over).
+//! (what runs), [`packages`] (what runs and is never installed), [`netns`] (where it runs), [`disk`] (where it remembers,
+//! until the power is cut), [`broken_disk`] (where it cannot), [`probe`] (what a stranger sees), [`capture`] (what was on
+//! the wire), [`knocks`] (knocks no client would send), [`flood`] (more than anybody would send), [`gate`] and [`sshd`]
+//! (what is under test, and what it guards), [`held`], [`debugger`] and [`orders`] (what a process holds, and what it can
+//! still do and send when somebody has taken it over).
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,7 @@ pub mod held;
 pub mod knocks;
 pub mod netns;
 pub mod orders;
+pub mod packages;
 pub mod probe;
 pub mod process;
 pub mod programs;

@@ -23,8 +23,10 @@ pub const PATIENCE: Duration = Duration::from_millis(300);
 pub enum Seen {
     /// It accepts.
     Open,
-    /// It answers with a reset.
+    /// It answers with a reset, or with the word that there is no such port.
     Refused,
+    /// Somebody answers that it must not be reached.
+    Prohibited,
     /// It does not answer.
     Nothing,
 }
@@ -68,10 +70,12 @@ pub fn syn(from: Option<IpAddr>, to: SocketAddr) -> io::Result<OwnedFd> {
 /// What a socket from [`syn`] has met so far.
 ///
 /// # Errors
-/// When connecting failed otherwise than by a reset or for want of an answer.
+/// When connecting failed otherwise than by an answer that says no, or for want of one.
 pub fn progress(socket: &OwnedFd) -> io::Result<Seen> {
     match sockopt::socket_error(socket)? {
         Err(Errno::CONNREFUSED) => return Ok(Seen::Refused),
+        // ICMP's "administratively prohibited", in IPv4 and in IPv6.
+        Err(Errno::HOSTUNREACH | Errno::ACCESS) => return Ok(Seen::Prohibited),
         Err(error) => return Err(error.into()),
         Ok(()) => {}
     }

@@ -62,6 +62,8 @@ pub struct Settings {
     pub tolerance_secs: u32,
     /// `firewall.guard`.
     pub guard: &'static str,
+    /// `firewall.grants`.
+    pub grants: &'static str,
     /// `services.*.established`.
     pub established: &'static str,
     /// `firewall.always-allow`.
@@ -88,6 +90,7 @@ impl Settings {
         variant: Variant::Nft,
         window_secs: 3,
         guard: "drop",
+        grants: "accept",
         established: "keep",
         always_allow: &[],
         interfaces: &[],
@@ -100,7 +103,9 @@ impl Settings {
     /// The configuration file.
     #[must_use]
     pub fn to_toml(&self, id: &GateId, state: &Path) -> String {
-        let Self { window_secs, guard, established, always_allow, ports, tolerance_secs, user, .. } = self;
+        let Self {
+            window_secs, guard, grants, established, always_allow, ports, tolerance_secs, user, ..
+        } = self;
         let (id, state, variant) = (id.to_text(), state.display(), self.variant.name());
         let interfaces = match self.interfaces {
             [] => String::new(),
@@ -125,6 +130,7 @@ impl Settings {
              [firewall]\n\
              variant = \"{variant}\"\n\
              guard = \"{guard}\"\n\
+             grants = \"{grants}\"\n\
              always-allow = {always_allow:?}\n\
              [process]\n\
              user = \"{user}\"\n\
