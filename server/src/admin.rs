@@ -61,6 +61,8 @@ pub(crate) struct Status {
     pub(crate) uptime_secs: u64,
     /// Interfaces that are watched, and those that are not there.
     pub(crate) watched: Vec<String>,
+    /// Whether the guard stood as the gate put it up, at the last look.
+    pub(crate) is_guarded: bool,
     /// When the guard falls, if this is a trial.
     pub(crate) trial_until: Option<WallTime>,
     pub(crate) leases: usize,

@@ -191,7 +191,7 @@ impl Default for ProcessConfig {
 }
 
 /// `[admin]`.
-#[derive(Deserialize)]
+#[derive(PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct AdminConfig {
     /// Where the gate answers its administrators.
@@ -292,16 +292,20 @@ impl Config {
         Ok(Identity { uid: user.uid.as_raw(), gid: user.gid.as_raw(), landlock_optional })
     }
 
-    /// What the front is told.
-    pub(crate) fn front(&self) -> front::Settings {
-        let watch = Watch {
+    /// What a front is told whose store's folder is new, or is not.
+    pub(crate) fn front(&self, is_new: bool) -> front::Settings {
+        front::Settings { is_new, watch: self.watch(), enrolled: self.enrolled() }
+    }
+
+    /// What one front watches and remembers.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch {
             interfaces: self.gate.interfaces.clone(),
             ports: self.gate.ports.clone(),
             gate: self.gate.id.clone(),
             tolerance: self.gate.tolerance,
             store: self.store(),
-        };
-        front::Settings { watch, enrolled: self.enrolled() }
+        }
     }
 
     /// Where the front keeps what it must remember.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::process::setsid;
 use rustix::thread::set_name;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,9 @@ where
     E: Serialize + DeserializeOwned + 'static,
 {
     set_name(name)?;
+    // A session of its own: a Ctrl-C is for the supervisor, which then stops the others in order, and who takes this
+    // process over has no terminal to type into.
+    setsid()?;
     close_inherited()?;
     let line = io::stdin().as_fd().try_clone_to_owned()?;
     // What the process runs later has no part in the line.

@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -297,6 +298,10 @@ fn pids(name: &str) -> Result<Vec<Pid>> {
 fn remove(name: &str) {
     for pid in pids(name).unwrap_or_default() {
         let _ = kill_process(pid, Signal::KILL);
+    }
+    // The lock of a gate there that was killed: nobody will ask for it again.
+    if let Ok(namespace) = fs::metadata(Path::new(NAMESPACES).join(name)) {
+        let _ = fs::remove_file(format!("/run/posternd-{}.lock", namespace.ino()));
     }
     let _ = Command::new("ip").args(["netns", "delete", name]).output();
 }

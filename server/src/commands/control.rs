@@ -76,12 +76,16 @@ fn row(lease: &LeaseRow) -> [String; 6] {
 }
 
 fn table(status: &Status) {
-    let Status { version, uptime_secs, watched, trial_until, leases, packets, orders_refused } = status;
+    let Status { version, uptime_secs, watched, is_guarded, trial_until, leases, packets, orders_refused } =
+        status;
     println!("posternd {version}, up {}", humantime::format_duration(Duration::from_secs(*uptime_secs)));
     let watched =
         if watched.is_empty() { "none: no interface is there".to_owned() } else { watched.join(", ") };
     println!("watching    {watched}");
     match trial_until {
+        _ if !is_guarded => {
+            println!("guard       NOT AS IT SHOULD BE: the log says why; tried again every second");
+        }
         Some(until) => println!("guard       up, on trial until {until}"),
         None => println!("guard       up"),
     }

@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::front::capture::read_file;
 use crate::front::frame::Frame;
 use crate::front::gate::{Client, Gate, Memory, Outcome, Refused, Verdict};
-use crate::front::process::Settings;
 
 /// How far a clock may be off for a knock to be named all the same.
 const SEARCH: Duration = Duration::from_hours(24);
@@ -51,7 +50,7 @@ struct Explainer {
 
 impl Explainer {
     fn new(config: &Config, first: WallTime, last: WallTime) -> Self {
-        let Settings { watch, .. } = config.front();
+        let watch = config.watch();
         let memory = Memory::new(WallTime::from_micros(0));
         let keys = GateKeys::derive(&watch.gate);
         let clients = config.clients.iter().map(|entry| Client::new(&watch.gate, entry)).collect();

@@ -2,13 +2,13 @@
 
 use anyhow::{Context, bail};
 
+use crate::alone::Alone;
 use crate::process::event_loop;
-use crate::warden::be_alone;
 use crate::warden::firewall::{FirewallError, installed};
 
 pub(crate) fn run() -> anyhow::Result<()> {
     // A gate that runs would put its rules up again.
-    let _alone = be_alone()?.context("a gate runs here: stop it first, or its rules come back")?;
+    let _alone = Alone::take()?.context("a gate runs here: stop it first, or its rules come back")?;
     event_loop(async {
         let (mut removed, mut asked, mut failures) = (false, 0, Vec::new());
         for firewall in installed() {

@@ -75,7 +75,7 @@ impl Front {
     /// # Errors
     /// When the store cannot be used, or the clients' keys do not read.
     fn start(settings: &Settings, captures: Vec<Opened>) -> anyhow::Result<Self> {
-        let Settings { watch, enrolled } = settings;
+        let Settings { watch, enrolled, .. } = settings;
         let now = Now::read();
         let (store, memory) = Store::open(&watch.store, now)?;
         let keys = GateKeys::derive(&watch.gate);

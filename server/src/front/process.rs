@@ -4,6 +4,7 @@
 use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use postern_proto::keyfile::KeyFile;
@@ -30,6 +31,8 @@ pub(crate) const CAPABILITIES: CapabilitySet = CapabilitySet::empty();
 /// What the front is told at its start.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Settings {
+    /// Whether the folder of its store was made just now: no knock was ever recorded there.
+    pub(crate) is_new: bool,
     pub(crate) watch: Watch,
     pub(crate) enrolled: Enrolled,
 }
@@ -118,7 +121,9 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let mute = captures.iter().map(Opened::as_raw_fd).collect();
     let keeps = Keeps { capabilities: CAPABILITIES, files, calls: Calls::Few { mute } };
     let threshold = sandbox::give_up_root(identity, keeps)?;
-    store::prepare(&settings.watch.store, Now::read().wall)?;
+    // A store that was lost knew knocks that a client's clock may have dated ahead.
+    let ahead = if settings.is_new { Duration::ZERO } else { settings.watch.tolerance.duration() };
+    store::prepare(&settings.watch.store, Now::read().wall.after(ahead))?;
     if !threshold.shut()? {
         warn!("this kernel has no Landlock: a process that is taken over could read what its user may");
     }

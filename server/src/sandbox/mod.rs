@@ -7,7 +7,9 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use rustix::process::{DumpableBehavior, Gid, Uid, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Gid, Signal, Uid, set_dumpable_behavior, set_parent_process_death_signal,
+};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set, configure_capability_in_ambient_set,
     remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
@@ -73,6 +75,8 @@ pub(crate) fn give_up_root(identity: Identity, keeps: Keeps) -> Result<Threshold
     let status = File::open("/proc/thread-self/status").map_err(give_up("/proc"))?;
     let files = keeps.files.open()?;
     drop_user(identity, keeps.capabilities)?;
+    // Whatever becomes of the line: who has lost the supervisor ends. Another user is only told so from now on.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(give_up("life without a supervisor"))?;
     // No other process of its user gets at it, and no dump of its memory, with every key, comes onto a disk.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(give_up("being dumped"))?;
     set_no_new_privs(true).map_err(give_up("new privileges"))?;

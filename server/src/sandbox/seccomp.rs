@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
-use libc::{c_int, c_long};
+use libc::c_int;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter,
+    SeccompRule, apply_filter, sock_filter,
 };
 
 use super::SandboxError;
@@ -14,8 +14,8 @@ use super::SandboxError;
 mod few;
 mod never;
 
-/// Bit of the calls of x32, the other ABI that 64-bit x86 takes: the same calls under other numbers.
-const X32: c_long = 0x4000_0000;
+/// From here on the calls of x32 have their numbers, the other ABI that 64-bit x86 takes: no list here knows them.
+const X32: u32 = 0x4000_0000;
 /// Bits of a socket's type that are not flags.
 const SOCKET_TYPE: c_int = 0xf;
 
@@ -44,7 +44,7 @@ impl Calls {
         Ok(())
     }
 
-    fn programs(&self) -> Result<[BpfProgram; 2], BackendError> {
+    fn programs(&self) -> Result<[BpfProgram; 3], BackendError> {
         let (allow, refuse) = (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.cast_unsigned()));
         // clone3 hides what it is asked for in memory, where no filter looks; the C library falls back to clone.
         let hide = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
@@ -53,8 +53,24 @@ impl Calls {
             Self::Few { mute } => filter(few::rules(mute)?, refuse, allow)?,
             Self::Ordinary => filter(never::rules()?, allow, refuse)?,
         };
-        Ok([clone3, rest])
+        Ok([no_x32(), clone3, rest])
     }
+}
+
+/// Refuses every call of x32. The numbers that the lists know are far below, on every machine.
+fn no_x32() -> BpfProgram {
+    let instruction = |code: u32, jt, jf, k| {
+        let code = u16::try_from(code).expect("the codes of instructions are small");
+        sock_filter { code, jt, jf, k }
+    };
+    let refuse = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    vec![
+        // The call's number is the first word that the kernel shows.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, refuse),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
 }
 
 /// Calls, each with the rules of which one has to hold; a call without rules is meant whatever its arguments are.

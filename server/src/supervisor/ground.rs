@@ -1,9 +1,9 @@
 //! What the supervisor lays out for the others before they start: they may not make it themselves.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, fstat
 use rustix::io::Errno;
 use rustix::process::umask;
 
+use crate::alone::Alone;
 use crate::files::make_private;
 use crate::sandbox::Identity;
 use crate::warden::process::lock_file;
@@ -21,12 +22,14 @@ use crate::warden::process::lock_file;
 /// The one file of the front's folder.
 const STORE: &str = "replay.redb";
 
-/// Makes the front's folder, or hands it over: from then on it is the front's user's alone.
+/// Makes the front's folder, or hands it over: from then on it is the front's user's alone. Says whether it is new.
 ///
 /// # Errors
 /// When it cannot be made, or belongs to somebody else.
-pub(super) fn lay_store(folder: &Path, identity: Identity) -> anyhow::Result<()> {
-    hand_over(folder, identity).with_context(|| format!("state folder {}", folder.display()))
+pub(super) fn lay_store(folder: &Path, identity: Identity) -> anyhow::Result<bool> {
+    let is_new = !folder.exists();
+    hand_over(folder, identity).with_context(|| format!("state folder {}", folder.display()))?;
+    Ok(is_new)
 }
 
 fn hand_over(folder: &Path, identity: Identity) -> anyhow::Result<()> {
@@ -81,6 +84,25 @@ fn share(lock: rustix::io::Result<OwnedFd>, identity: Identity) -> io::Result<()
 const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Takes the one place of this network namespace, from a gate that was killed just now where need be.
+///
+/// # Errors
+/// When another gate has it.
+pub(super) fn take_place() -> anyhow::Result<Alone> {
+    let begun = Instant::now();
+    loop {
+        match Alone::take()
+            .context("cannot make sure that no other posternd guards this network namespace")?
+        {
+            Some(alone) => return Ok(alone),
+            None if begun.elapsed() > PATIENCE => {
+                bail!("another posternd guards this network namespace already")
+            }
+            None => sleep(PAUSE),
+        }
+    }
+}
+
 /// The socket on which the gate answers root, and a group.
 pub(super) struct AdminSocket {
     listener: UnixListener,
@@ -111,7 +133,10 @@ impl Drop for AdminSocket {
 
 fn bind(path: &Path, group: Option<u32>) -> anyhow::Result<AdminSocket> {
     if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
-        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+        let before = umask(Mode::from_raw_mode(0o022));
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+        umask(before);
+        made?;
     }
     let begun = Instant::now();
     while UnixStream::connect(path).is_ok() {
@@ -126,14 +151,13 @@ fn bind(path: &Path, group: Option<u32>) -> anyhow::Result<AdminSocket> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    // For root alone until it is known who else.
-    let before = umask(Mode::from_raw_mode(0o177));
+    // Until it is the group's, the group that may write is root's own.
+    let before = umask(Mode::from_raw_mode(if group.is_some() { 0o117 } else { 0o177 }));
     let listener = UnixListener::bind(path);
     umask(before);
     let socket = AdminSocket { listener: listener?, path: path.to_owned() };
     if let Some(group) = group {
-        chown(path, None, Some(group))?;
-        fs::set_permissions(path, Permissions::from_mode(0o660))?;
+        lchown(path, None, Some(group))?;
     }
     Ok(socket)
 }

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use postern_proto::WallTime;
 use rustix::thread::CapabilitySet;
 use sd_notify::NotifyState;
@@ -24,6 +24,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
+use crate::alone::Alone;
 use crate::clock::{BootTime, Now};
 use crate::config::Config;
 use crate::front::process as front;
@@ -75,6 +76,8 @@ struct Supervisor {
     warden: Post<warden::Command, warden::Event>,
     since: BootTime,
     admin: AdminSocket,
+    /// Last: who takes this place finds nothing of ours.
+    alone: Alone,
     /// The ends of the front's link to the warden.
     orders: (OwnedFd, OwnedFd),
     /// Interfaces that the front does not watch: they were not there.
@@ -111,6 +114,7 @@ impl Supervisor {
             interrupt: signal(SignalKind::interrupt())?,
         };
         let identity = config.identity()?;
+        let alone = ground::take_place()?;
         let admin = AdminSocket::bind(&config.admin.socket, config.admin_group()?)?;
         let now = Now::read();
         Ok(Self {
@@ -121,6 +125,7 @@ impl Supervisor {
             trial_end: trial.map(|length| now.wall.after(length)),
             since: now.boot,
             admin,
+            alone,
             front: Post::new("front", front::CAPABILITIES),
             warden: Post::new("warden", warden::CAPABILITIES),
             orders: link::pair().context("cannot make the link between front and warden")?,
@@ -150,7 +155,7 @@ impl Supervisor {
                 _ = self.signals.terminate.recv() => break,
                 _ = self.signals.interrupt.recv() => break,
                 _ = self.signals.confirm.recv() => self.confirm().await,
-                _ = self.signals.hangup.recv() => self.reload_and_say().await,
+                _ = self.signals.hangup.recv() => drop(self.reload_and_say().await),
                 _ = tick.tick() => {
                     notify(&[NotifyState::Watchdog]);
                     self.look_for_interfaces().await;
@@ -171,9 +176,9 @@ impl Supervisor {
     }
 
     async fn start_front(&mut self) -> anyhow::Result<()> {
-        ground::lay_store(&self.config.store(), self.identity)?;
+        let is_new = ground::lay_store(&self.config.store(), self.identity)?;
         self.unwatched.clear();
-        let start = self.start_message(self.config.front());
+        let start = self.start_message(self.config.front(is_new));
         self.front.occupy(&start, &[self.orders.0.as_fd()]).await
     }
 
@@ -181,7 +186,8 @@ impl Supervisor {
         let settings = self.config.warden(self.since, self.trial_end);
         ground::share_lock(self.identity)?;
         let start = self.start_message(settings);
-        self.warden.occupy(&start, &[self.orders.1.as_fd(), self.admin.as_fd()]).await
+        let descriptors = [self.orders.1.as_fd(), self.admin.as_fd(), self.alone.as_fd()];
+        self.warden.occupy(&start, &descriptors).await
     }
 
     fn start_message<S>(&self, settings: S) -> Start<S> {
@@ -215,7 +221,11 @@ impl Supervisor {
                 }
             }
             Happening::Event(warden::Event::TrialOver) => return true,
-            Happening::Event(warden::Event::ReloadAsked) => self.reload_and_say().await,
+            Happening::Event(warden::Event::ReloadAsked) => {
+                let done = self.reload_and_say().await;
+                // Nobody hears it where the warden is another: who asked knows then that there is no answer.
+                drop(self.warden.tell(&warden::Command::ReloadDone(done)).await);
+            }
             // Said here and not by the warden: one that dies before this is heard has a successor that is on trial.
             Happening::Event(warden::Event::Confirmed) => {
                 self.trial_end = None;
@@ -232,7 +242,7 @@ impl Supervisor {
         }
     }
 
-    async fn reload_and_say(&mut self) {
+    async fn reload_and_say(&mut self) -> Result<(), String> {
         // systemd asks for the time with it, to tell this reload from an earlier one.
         let since = NotifyState::monotonic_usec_now();
         notify(&[Some(NotifyState::Reloading), since.ok()].into_iter().flatten().collect::<Vec<_>>());
@@ -241,19 +251,18 @@ impl Supervisor {
             Ok(()) => info!(clients = self.config.clients.len(), "reloaded"),
             Err(error) => error!("not reloaded; everything stays as it was: {error:#}"),
         }
-        // Nobody hears it where the warden is gone; who asked it knows then that there is no answer.
-        let done = result.map_err(|error| format!("not reloaded; everything stays as it was: {error:#}"));
-        drop(self.warden.tell(&warden::Command::ReloadDone(done)).await);
         notify(&[NotifyState::Ready]);
+        result.map_err(|error| format!("not reloaded; everything stays as it was: {error:#}"))
     }
 
     /// Takes over what the files say now: live where that can be, with new processes where it cannot.
     async fn reload(&mut self) -> anyhow::Result<()> {
         let config = Config::read(&self.path)?;
+        ensure!(config.admin == self.config.admin, "[admin] has changed: restart posternd for that");
         let identity = config.identity()?;
         let is_same_user = identity == self.identity;
         let keeps = Kept {
-            front: is_same_user && config.front().watch == self.config.front().watch,
+            front: is_same_user && config.watch() == self.config.watch(),
             warden: is_same_user && config.reach() == self.config.reach(),
         };
         let old = (replace(&mut self.config, config), replace(&mut self.identity, identity));
@@ -286,9 +295,12 @@ impl Supervisor {
             self.settle_warden().await?;
         }
         if keeps.front {
-            return self.front.ask(&front::Command::Reload(self.config.enrolled())).await;
-        }
-        if let Err(error) = self.front.tell(&front::Command::Begin).await {
+            let told = self.front.ask(&front::Command::Reload(self.config.enrolled())).await;
+            // The warden has the new settings: a front that has not, for whatever it says, is replaced by one that has.
+            if let Err(error) = told {
+                self.front.give_up(&error).await;
+            }
+        } else if let Err(error) = self.front.tell(&front::Command::Begin).await {
             self.front.give_up(&error).await;
         }
         Ok(())

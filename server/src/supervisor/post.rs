@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{error, info};
 
 use crate::link::{self, Message, Receiver, Sender};
-use crate::process::{Report, Start};
+use crate::process::{HEARTBEAT, Report, Start};
 use crate::sandbox::{Identity, threads_of};
 
 /// A process that says nothing for so long hangs: five heartbeats.
@@ -68,6 +68,8 @@ struct Holder<C, E> {
     ready_since: Option<Instant>,
     /// When it counts as hanging.
     hangs: Instant,
+    /// It was not heard of in time, once.
+    is_doubted: bool,
     /// What it, or the supervisor, said of its end.
     last_words: Option<String>,
 }
@@ -122,9 +124,8 @@ where
         self.due = None;
         let role = self.role;
         let (ours, theirs) = link::pair().context("cannot make a link")?;
-        // Its own process group: a Ctrl-C is for the supervisor, which then stops the others in order.
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("posternd").arg(role).process_group(0).kill_on_drop(true);
+        command.arg0("posternd").arg(role).kill_on_drop(true);
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null());
         for variable in SYSTEMD_VARIABLES {
             command.env_remove(variable);
@@ -141,6 +142,7 @@ where
             listens: true,
             ready_since: None,
             hangs: Instant::now() + STARTS,
+            is_doubted: false,
             last_words: None,
         };
         self.holder = Some(holder);
@@ -320,6 +322,11 @@ where
                     self.holder = None;
                     return Heard::Ended(why);
                 }
+                // Where the whole machine stood still, it has the time of a heartbeat to say so.
+                () = sleep_until(holder.hangs), if !holder.is_doubted => {
+                    holder.is_doubted = true;
+                    holder.hangs = Instant::now() + 2 * HEARTBEAT;
+                }
                 () = sleep_until(holder.hangs) => {
                     let patience = if holder.ready_since.is_some() { HANGS } else { STARTS };
                     holder.end(&format!("it hangs: nothing was heard of it for {}", humantime::format_duration(patience)));
@@ -339,6 +346,7 @@ impl<C, E> Holder<C, E> {
     fn hear(&mut self, report: Report<E>, capabilities: CapabilitySet) -> Option<Happening<E>> {
         let patience = if self.ready_since.is_some() { HANGS } else { STARTS };
         self.hangs = Instant::now() + patience;
+        self.is_doubted = false;
         match report {
             // It begins to work once: hearing it again and again is to cost nothing.
             Report::Ready if self.ready_since.is_some() => None,

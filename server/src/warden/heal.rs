@@ -24,6 +24,7 @@ pub(super) struct Healing {
     closings: Arc<Closings>,
     healed: Throttle,
     failed: Throttle,
+    is_guarded: bool,
 }
 
 /// Rules on their way out, as far as healing has to know of them.
@@ -59,7 +60,13 @@ impl Healing {
             closings: Arc::default(),
             healed: Throttle::new(now),
             failed: Throttle::new(now),
+            is_guarded: true,
         })
+    }
+
+    /// Whether the guard stood, or was put up again, at the last look.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.is_guarded
     }
 
     pub(super) fn closings(&self) -> &Arc<Closings> {
@@ -89,6 +96,7 @@ impl Warden {
         let taking_out = healing.closings.under_way.load(Ordering::Relaxed) > 0;
         healing.watch.looking();
         let (healed, result) = firewall.heal(guard, &leases, standing, taking_out).await;
+        healing.is_guarded = result.is_ok();
         healing.watch.looked(healed.is_empty() && result.is_ok());
         if !healed.is_empty()
             && let Some(times) = healing.healed.pass(Instant::now())

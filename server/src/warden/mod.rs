@@ -7,13 +7,12 @@
 //! The kernel ends every window by itself (P5); the warden tidies up behind it. Its guard stays when it stops, and comes
 //! back when somebody else takes it away.
 
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::mem::replace;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::admin::{Answer, LeaseRow, Request, Status};
+use crate::alone::Alone;
 use crate::clock::{BootTime, Now};
 use crate::link::Receiver;
 use crate::order::{Note, Order};
@@ -57,6 +57,7 @@ const CLOSE_AT_ONCE: usize = 512;
 /// How long the warden sleeps when no lease is to end.
 const IDLE: Duration = Duration::from_hours(1);
 
+const NOT_ALONE: &str = "cannot make sure that no other posternd guards this network namespace";
 const NO_SESSIONS: &str = "cannot list the sessions that stand (sock_diag)";
 
 /// Puts the guard up, for nobody to be let in but those that were granted before: how many leases these are. `None` where
@@ -65,9 +66,7 @@ const NO_SESSIONS: &str = "cannot list the sessions that stand (sock_diag)";
 /// # Errors
 /// When the firewall cannot be read or written.
 pub(crate) async fn guard_alone(reach: Reach, guard: Guard) -> anyhow::Result<Option<usize>> {
-    if be_alone()?.is_none() {
-        return Ok(None);
-    }
+    let Some(_alone) = Alone::take().context(NOT_ALONE)? else { return Ok(None) };
     let since = Now::read().boot;
     let settings = Settings { since, reach, guard, roll: Roll::default() };
     let warden = Warden::start(settings, firewall::installed()).await?;
@@ -95,12 +94,10 @@ pub(crate) struct Warden {
     note: Note,
     since: BootTime,
     /// Who waits to hear of a reload.
-    reloads: Vec<oneshot::Sender<Answer>>,
+    reloads: VecDeque<oneshot::Sender<Answer>>,
     standing: Vec<Session>,
     closing: mpsc::UnboundedSender<Closing>,
     healing: Healing,
-    /// There is one warden in a network namespace: two would take each other's rules away.
-    _alone: UnixListener,
 }
 
 /// A rule to take out, off the way of those that go in.
@@ -117,7 +114,6 @@ impl Warden {
     /// When the firewall cannot be read or written; then it is as it was.
     pub(crate) async fn start(settings: Settings, installed: Vec<Firewall>) -> anyhow::Result<Self> {
         let Settings { since, reach: Reach { variant, families, admit }, guard, roll } = settings;
-        let alone = be_alone()?.context("another posternd guards this network namespace already")?;
         let firewall = Firewall::new(variant, &families, admit);
         let now = Now::read();
         let (mut ledger, mut standing) = (Ledger::default(), Vec::new());
@@ -160,11 +156,10 @@ impl Warden {
             refusals: Refusals::default(),
             note: Note::default(),
             since,
-            reloads: Vec::new(),
+            reloads: VecDeque::new(),
             standing,
             closing,
             healing,
-            _alone: alone,
         };
         if let Err(error) = warden.install().await {
             // One family's guard may be up: without a gate behind it, it would lock everybody out.
@@ -222,7 +217,7 @@ impl Warden {
                 },
                 Some(Asked { request, reply }) = requests.recv() => match request {
                     Request::Reload => {
-                        self.reloads.push(reply);
+                        self.reloads.push_back(reply);
                         line.reports.send(&Report::Event(Event::ReloadAsked)).await?;
                     }
                     // Who asked and went away needs no answer.
@@ -267,7 +262,7 @@ impl Warden {
                 self.refuse(OrderRefusal::UnknownClient, &client);
             }
             // No knock names a service twice: it would make an order cost as much as hundreds.
-            Order::Open { services, .. } if names_twice(&services) => {
+            Order::Open { services, .. } if names_twice(services.iter().map(|(name, _)| name)) => {
                 self.refuse(OrderRefusal::Malformed, &"it names a service twice");
             }
             Order::Open { client, services, source, from_port, decided } => {
@@ -278,7 +273,10 @@ impl Warden {
                     }
                 }
             }
-            Order::Close { client, .. } if !self.pace.allows(client, Now::read().boot) => {
+            Order::Close { services, .. } if names_twice(services.iter()) => {
+                self.refuse(OrderRefusal::Malformed, &"it names a service twice");
+            }
+            Order::Close { client, services, .. } if !self.are_in_time(client, services.len()) => {
                 self.refuse(OrderRefusal::TooFast, &client);
             }
             Order::Close { client, services, source } => self.close(client, &services, source),
@@ -289,6 +287,13 @@ impl Warden {
                 self.note = note;
             }
         }
+    }
+
+    /// Whether so many services more of a client are no more than it may order by now.
+    fn are_in_time(&mut self, client: ClientId, services: usize) -> bool {
+        let leases = self.roll.members.get(&client).map_or(0, |member| member.max_leases);
+        let now = Now::read().boot;
+        (0..services).all(|_| self.pace.allows(client, leases, now))
     }
 
     fn refuse(&mut self, reason: OrderRefusal, order: &dyn fmt::Display) {
@@ -306,7 +311,7 @@ impl Warden {
     ) -> Result<(), OrderRefusal> {
         let now = Now::read();
         // Each service of an order counts: each can be a rule.
-        if !self.pace.allows(client, now.boot) {
+        if !self.are_in_time(client, 1) {
             return Err(OrderRefusal::TooFast);
         }
         let (member, entry) = self.roll.entitled(client, service, window, source, now.wall)?;
@@ -449,6 +454,7 @@ impl Warden {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_secs: Now::read().boot.since(self.since).as_secs(),
             watched: interfaces.clone(),
+            is_guarded: self.healing.is_guarded(),
             trial_until: self.guard.until,
             leases: self.ledger.leases().count(),
             packets: counters.clone(),
@@ -478,13 +484,13 @@ impl Warden {
     }
 
     fn tell_of_reload(&mut self, result: &Result<(), String>) {
-        for reply in self.reloads.drain(..) {
-            let answer = match result {
-                Ok(()) => Answer::Reloaded,
-                Err(why) => Answer::Failed(why.clone()),
-            };
-            drop(reply.send(answer));
-        }
+        // Each asked for a reload of its own: the first answer is the first one's.
+        let Some(reply) = self.reloads.pop_front() else { return };
+        let answer = match result {
+            Ok(()) => Answer::Reloaded,
+            Err(why) => Answer::Failed(why.clone()),
+        };
+        drop(reply.send(answer));
     }
 
     /// Puts the whole guard up anew, with everybody in who is in.
@@ -514,8 +520,9 @@ fn lease_row(lease: &Lease) -> LeaseRow {
     }
 }
 
-fn names_twice(services: &[(ServiceName, Window)]) -> bool {
-    services.iter().enumerate().any(|(i, (name, _))| services[..i].iter().any(|(other, _)| other == name))
+fn names_twice<'a>(mut services: impl Iterator<Item = &'a ServiceName>) -> bool {
+    let mut named = HashSet::new();
+    services.any(|name| !named.insert(name))
 }
 
 /// Takes rules out, all that wait in one transaction: it costs about as much as one rule. A rule that cannot be taken
@@ -538,19 +545,6 @@ async fn close_behind(
         closings.end(leases.len() + sessions.len(), result.is_ok());
         if let Err(error) = result {
             warn!(%error, "a rule could not be taken out; the kernel ends a lease's at its time");
-        }
-    }
-}
-
-/// Takes the one place that a network namespace has for a warden: an abstract socket, which nobody connects to, and which
-/// the kernel frees with its process. `None` where it is taken.
-pub(crate) fn be_alone() -> anyhow::Result<Option<UnixListener>> {
-    let name = SocketAddr::from_abstract_name("postern-warden")?;
-    match UnixListener::bind_addr(&name) {
-        Ok(place) => Ok(Some(place)),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
-        Err(error) => {
-            Err(error).context("cannot make sure that no other posternd guards this network namespace")
         }
     }
 }

@@ -8,7 +8,7 @@ use postern_proto::ClientId;
 
 use crate::clock::BootTime;
 
-/// Orders of one client at once: as many as it may hold leases by default.
+/// Orders of one client at once, or as many as it may hold leases, where these are more.
 const BURST: u32 = 256;
 /// One more after each of these: fifty a second, more than any client's knocks that the kernel keeps up with.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -20,11 +20,12 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Whether one more order of the client is in time. Clients must be known ones: they are remembered.
-    pub(crate) fn allows(&mut self, client: ClientId, now: BootTime) -> bool {
+    /// Whether one more order of the client, which may hold so many leases, is in time. Clients must be known ones: they
+    /// are remembered.
+    pub(crate) fn allows(&mut self, client: ClientId, max_leases: u32, now: BootTime) -> bool {
         let rested = self.rested.entry(client).or_insert(now);
         let next = (*rested).max(now).after(INTERVAL);
-        let in_time = next.since(now) <= INTERVAL * BURST;
+        let in_time = next.since(now) <= INTERVAL * BURST.max(max_leases);
         if in_time {
             *rested = next;
         }
@@ -45,12 +46,13 @@ mod tests {
     fn a_burst_and_then_fifty_a_second() {
         let (mut pace, client) = (Pace::default(), ClientId::from_bytes([1; 8]));
         let start = BootTime::from_boot(Duration::from_hours(1));
-        let at_once = (0..1000).filter(|_| pace.allows(client, start)).count();
+        let at_once = (0..1000).filter(|_| pace.allows(client, 10, start)).count();
         assert_eq!(at_once, 256);
-        assert!(pace.allows(ClientId::from_bytes([2; 8]), start), "another client has its own");
+        assert!(pace.allows(ClientId::from_bytes([2; 8]), 10, start), "another client has its own");
         let later = start.after(Duration::from_secs(2));
-        assert_eq!((0..1000).filter(|_| pace.allows(client, later)).count(), 100);
+        assert_eq!((0..1000).filter(|_| pace.allows(client, 10, later)).count(), 100);
         let much_later = start.after(Duration::from_hours(1));
-        assert_eq!((0..1000).filter(|_| pace.allows(client, much_later)).count(), 256);
+        assert_eq!((0..1000).filter(|_| pace.allows(client, 10, much_later)).count(), 256);
+        assert_eq!((0..1000).filter(|_| pace.allows(ClientId::from_bytes([3; 8]), 500, start)).count(), 500);
     }
 }

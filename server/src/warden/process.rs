@@ -85,6 +85,8 @@ struct Confined {
     orders: OwnedFd,
     /// The listening admin socket.
     admin: OwnedFd,
+    /// Its part in the one place of this network namespace: as long as it lives, there is no other.
+    alone: OwnedFd,
     /// Where rules of ours may be, whatever the settings say: only root can ask.
     installed: Vec<Firewall>,
 }
@@ -95,6 +97,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let mut descriptors = descriptors.into_iter();
     let orders = descriptors.next().context("no link to the front was handed over")?;
     let admin = descriptors.next().context("no admin socket was handed over")?;
+    let alone = descriptors.next().context("no place was handed over")?;
     let installed = installed();
     // Programs and libraries, what these read about themselves, and what iptables asks of the kernel.
     let files = Files::default()
@@ -112,7 +115,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let keeps = Keeps { capabilities, files, calls: Calls::Ordinary };
     // The front says it where the kernel has no Landlock: once is enough.
     sandbox::give_up_root(identity, keeps)?.shut()?;
-    Ok(Confined { settings, orders, admin, installed })
+    Ok(Confined { settings, orders, admin, alone, installed })
 }
 
 /// The lock of iptables-legacy, which its programs open for writing.
@@ -121,7 +124,7 @@ pub(crate) fn lock_file() -> PathBuf {
 }
 
 async fn work(confined: Confined, line: Line<Command, Event>) -> anyhow::Result<()> {
-    let Confined { settings, orders, admin, installed } = confined;
+    let Confined { settings, orders, admin, alone: _alone, installed } = confined;
     beat(line.reports.clone());
     let reports = line.reports.clone();
     let warden = Warden::start(settings, installed).await?;

@@ -101,12 +101,8 @@ pub(super) fn held_by_the_front(attempts: &mut Attempts, subject: &Subject) {
 pub(super) fn beside_the_firewall(attempts: &mut Attempts) {
     let netfilter = libc::NETLINK_NETFILTER;
     attempts.allowed("the firewall's netlink", libc::SYS_socket, &[&AF_NETLINK, &SOCK_RAW, &netfilter]);
-    let tcp = attempts.allowed("socket: TCP", libc::SYS_socket, &[&AF_INET, &SOCK_STREAM, &0]);
-    let ssh = inet(attempts, [127, 0, 0, 1], SSH);
-    attempts.refused("connect by TCP", libc::SYS_connect, &[&tcp, &ssh, &16]);
-    let tcp = attempts.calls.call(libc::SYS_socket, &[&AF_INET, &SOCK_STREAM, &0]);
-    let own = inet(attempts, [0; 4], 7_777);
-    attempts.refused("listen for TCP", libc::SYS_bind, &[&tcp, &own, &16]);
+    attempts.refused("socket: TCP", libc::SYS_socket, &[&AF_INET, &SOCK_STREAM, &0]);
+    attempts.refused("socket: TCP over IPv6", libc::SYS_socket, &[&AF_INET6, &SOCK_STREAM, &0]);
     for (what, family, kind, protocol) in [
         ("packet", AF_PACKET, SOCK_RAW, 0),
         ("packet, cooked", AF_PACKET, SOCK_DGRAM, 0),

@@ -3,7 +3,7 @@
 use libc::c_int;
 use seccompiler::{BackendError, SeccompRule};
 
-use super::{Rules, SOCKET_TYPE, X32, all, is, is_not, masked};
+use super::{Rules, SOCKET_TYPE, all, is, is_not, masked};
 
 /// Flags of clone: a child in a namespace of its own. In one of users it would hold every capability.
 const NAMESPACES: [c_int; 7] = [
@@ -21,7 +21,12 @@ const SOCK_PACKET: c_int = 10;
 
 pub(super) fn rules() -> Result<Rules, BackendError> {
     let plain = [
-        // Other processes.
+        // Other processes: the front is the same user.
+        libc::SYS_kill,
+        libc::SYS_tkill,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
+        libc::SYS_pidfd_send_signal,
         libc::SYS_ptrace,
         libc::SYS_process_vm_readv,
         libc::SYS_process_vm_writev,
@@ -63,6 +68,13 @@ pub(super) fn rules() -> Result<Rules, BackendError> {
         libc::SYS_fchmodat,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_fchmodat2,
+        libc::SYS_truncate,
+        libc::SYS_setxattr,
+        libc::SYS_lsetxattr,
+        libc::SYS_fsetxattr,
+        libc::SYS_removexattr,
+        libc::SYS_lremovexattr,
+        libc::SYS_fremovexattr,
         libc::SYS_fchown,
         libc::SYS_fchownat,
         #[cfg(target_arch = "x86_64")]
@@ -96,8 +108,13 @@ pub(super) fn rules() -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_socket, sockets()?);
     // Limits of others: the front is the same user.
     rules.insert(libc::SYS_prlimit64, vec![all([is_not(0, 0)])?]);
-    let both = |(call, rules): (i64, Vec<SeccompRule>)| [(call, rules.clone()), (call | X32, rules)];
-    Ok(rules.into_iter().flat_map(both).collect())
+    // What is typed into a terminal for whoever reads there.
+    let terminal = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| {
+        let request = c_int::try_from(request).unwrap_or(c_int::MAX);
+        all([is(1, request)])
+    });
+    rules.insert(libc::SYS_ioctl, terminal.into_iter().collect::<Result<_, _>>()?);
+    Ok(rules)
 }
 
 /// Sockets that show packets, and those of families that a firewall does not need.
@@ -106,10 +123,13 @@ fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     // iptables-legacy asks for its tables through a raw socket of a protocol that no packet has.
     let raw =
         |family| all([is(0, family), masked(1, SOCKET_TYPE, libc::SOCK_RAW), is_not(2, libc::IPPROTO_RAW)]);
+    let stream = |family| all([is(0, family), masked(1, SOCKET_TYPE, libc::SOCK_STREAM)]);
     Ok(vec![
         all(families.map(|family| is_not(0, family)))?,
         raw(libc::AF_INET)?,
         raw(libc::AF_INET6)?,
         all([is(0, libc::AF_INET), masked(1, SOCKET_TYPE, SOCK_PACKET)])?,
+        stream(libc::AF_INET)?,
+        stream(libc::AF_INET6)?,
     ])
 }
