@@ -6,7 +6,6 @@ use libc::{
     AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, F_DUPFD, F_DUPFD_CLOEXEC, SOCK_DGRAM, SOCK_RAW,
     SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET,
 };
-use postern_tests::gate::SSH;
 
 use super::attempts::Attempts;
 use super::scene::{ABSTRACT_NAME, Subject};
