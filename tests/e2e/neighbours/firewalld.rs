@@ -16,7 +16,7 @@ use postern_tests::programs;
 use postern_tests::wait::{LONG, wait_for};
 use rustix::process::Signal;
 
-use super::{holds_and_opens, knocks_in_vain, remarks, remedy, removes_ours_alone};
+use super::{heals, holds_and_opens, knocks_in_vain, remarks, remedy, removes_ours_alone};
 use crate::world::World;
 
 /// A system bus on which everybody may do everything.
@@ -97,23 +97,22 @@ fn firewalld_and_the_gate_stand_beside_each_other_in_both_orders() -> Result<()>
     let allow = remedy(&told, &["22/tcp", "firewalld"])?;
     assert_eq!(allow, "firewall-cmd --permanent --zone=public --add-port=22/tcp && firewall-cmd --reload");
     firewalld.script(&allow)?;
-    // A gate does that by itself; here it shall not matter how soon.
-    world.gate.reload()?;
+    heals(&world.gate)?;
     holds_and_opens(&world, &Family::ALL)?;
 
     let told = firewalld.remarks(&world.gate)?;
     ensure!(remedy(&told, &["22/tcp is shut"]).is_err(), "{told:#?}");
     let shut_meanwhile = remedy(&told, &["throws every rule of iptables away"])?;
     firewalld.script(&shut_meanwhile)?;
-    world.gate.reload()?;
+    heals(&world.gate)?;
     let door = world.gate.at(Family::V4, SSH);
     stays_shut(&world.stranger, door, || firewalld.script("firewall-cmd --reload"))?;
-    world.gate.reload()?;
+    heals(&world.gate)?;
     let told = firewalld.remarks(&world.gate)?;
     ensure!(remedy(&told, &["throws"]).is_err(), "{told:#?}");
 
     firewalld.restart()?;
-    world.gate.reload()?;
+    heals(&world.gate)?;
     holds_and_opens(&world, &Family::ALL)?;
     let table = firewalld.table()?;
     removes_ours_alone(&mut world)?;

@@ -10,7 +10,7 @@ use postern_tests::gate::{Gate, SSH};
 use postern_tests::netns::{Family, Host};
 use postern_tests::probe::{Seen, probe, wait_to_see};
 use postern_tests::process::succeed;
-use postern_tests::wait::LONG;
+use postern_tests::wait::{LONG, wait_for};
 
 use crate::world::{World, grants};
 
@@ -20,6 +20,8 @@ mod firewalld;
 mod restored;
 mod tables;
 mod ufw;
+
+const JUMP: &str = "-A INPUT -j POSTERN";
 
 /// What `check` has to say of other firewalls.
 fn remarks(check: Command) -> Result<Vec<String>> {
@@ -75,6 +77,16 @@ fn at_once<T: Sync, R: Send>(each: &[T], work: impl Fn(&T) -> Result<R> + Sync) 
     thread::scope(|scope| {
         let threads: Vec<_> = each.iter().map(|one| scope.spawn(|| work(one))).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic but a failed assertion's")).collect()
+    })
+}
+
+/// Waits until the running gate has its guard first in INPUT again.
+fn heals(gate: &Gate) -> Result<()> {
+    wait_for("the guard in INPUT", LONG, || {
+        let guarded = |family| {
+            Ok::<_, anyhow::Error>(gate.rules(family, "INPUT")?.first().is_some_and(|rule| rule == JUMP))
+        };
+        Ok((guarded(Family::V4)? && guarded(Family::V6)?).then_some(()))
     })
 }
 

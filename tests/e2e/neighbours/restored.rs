@@ -7,7 +7,7 @@ use postern_tests::probe::{Seen, probe};
 use postern_tests::process::succeed;
 use postern_tests::wait::LONG;
 
-use super::{at_once, holds_and_opens, remarks, remedy, removes_ours_alone};
+use super::{at_once, heals, holds_and_opens, remarks, remedy, removes_ours_alone};
 use crate::world::World;
 
 /// A ruleset as somebody saved it.
@@ -41,8 +41,7 @@ fn a_restored_ruleset_and_the_guard_stand_together() -> Result<()> {
             succeed(restore, RULESET.as_bytes(), LONG)?;
         }
         if gate_first {
-            // What was flushed is put up again.
-            world.gate.reload()?;
+            heals(&world.gate)?;
         } else {
             world.gate.start(&[])?;
         }
@@ -56,7 +55,7 @@ fn a_restored_ruleset_and_the_guard_stand_together() -> Result<()> {
 /// With no gate that would set it right by itself.
 #[test]
 fn rules_before_the_guard_are_warned_of_and_come_behind_it() -> Result<()> {
-    for variant in Variant::ALL {
+    at_once(&Variant::ALL, |&variant| {
         let mut world = World::new(Settings { variant, ..Settings::default() })?;
         world.listen(&[SSH])?;
         world.gate.administer(&["guard"])?;
@@ -77,7 +76,7 @@ fn rules_before_the_guard_are_warned_of_and_come_behind_it() -> Result<()> {
             ensure!(told.is_empty(), "{told:#?}");
         }
         world.gate.start(&[])?;
-        world.opens(Family::V4)?;
-    }
-    Ok(())
+        world.opens(Family::V4)
+    })
+    .map(drop)
 }

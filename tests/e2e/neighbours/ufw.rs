@@ -6,7 +6,9 @@ use postern_tests::netns::Family;
 use postern_tests::packages::Packages;
 use postern_tests::probe::{Seen, probe};
 
-use super::{at_once, holds_and_opens, knocks_in_vain, others, remarks, remedy, removes_ours_alone};
+use super::{
+    JUMP, at_once, heals, holds_and_opens, knocks_in_vain, others, remarks, remedy, removes_ours_alone,
+};
 use crate::world::World;
 
 #[test]
@@ -30,7 +32,7 @@ fn ufw_and_the_gate_stand_beside_each_other_in_both_orders() -> Result<()> {
         ufw.run("ufw", &["allow", "22/tcp"])?;
         ufw.run("ufw", &["reload"])?;
         for family in Family::ALL {
-            assert_eq!(world.gate.rules(family, "INPUT")?[0], "-A INPUT -j POSTERN", "it stayed the first");
+            assert_eq!(world.gate.rules(family, "INPUT")?[0], JUMP, "it stayed the first");
         }
         holds_and_opens(&world, &Family::ALL)?;
         removes_ours_alone(&mut world)?;
@@ -66,7 +68,7 @@ fn ufw_without_ipv6_is_warned_of() -> Result<()> {
     ufw.run("ufw", &["--force", "enable"])?;
     let told = remarks(world.gate.posternd(&["check"])?)?;
     ufw.run("sh", &["-ec", &remedy(&told, &["ufw does without IPv6"])?])?;
-    world.gate.reload()?;
+    heals(&world.gate)?;
     let told = remarks(world.gate.posternd(&["check"])?)?;
     ensure!(remedy(&told, &[]).is_err(), "{told:#?}");
     holds_and_opens(&world, &Family::ALL)
