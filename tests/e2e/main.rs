@@ -17,6 +17,7 @@ mod healing;
 mod interfaces;
 mod kill_rounds;
 mod killed;
+mod landlock;
 mod neighbours;
 mod power_cut;
 mod reload;
