@@ -72,7 +72,7 @@ COMMIT
 
 #[test]
 fn a_published_port_goes_round_the_guard_until_it_is_kept_here() -> Result<()> {
-    let mut world = World::new(Settings { window_secs: 2, ..Settings::default() })?;
+    let mut world = World::new(Settings::default())?;
     world.listen(&[SSH])?;
     let container = world.network.host([9])?;
     let resident = Process::spawn(container.command("cat"))?;

@@ -85,7 +85,7 @@ fn jail(files: &Path, action: &str) -> String {
 
 #[test]
 fn bans_in_input_stand_behind_the_guard() -> Result<()> {
-    let mut world = World::new(Settings { window_secs: 2, ..Settings::default() })?;
+    let mut world = World::new(Settings::default())?;
     world.listen(&[SSH])?;
     let (home, door) = (&world.home, world.gate.at(Family::V4, SSH));
     let mut fail2ban = Fail2ban::start(world.gate.host(), "iptables-multiport")?;
@@ -115,7 +115,7 @@ fn bans_in_input_stand_behind_the_guard() -> Result<()> {
 
 #[test]
 fn bans_in_input_hold_for_those_who_are_returned() -> Result<()> {
-    let mut world = World::new(Settings { grants: "return", window_secs: 2, ..Settings::default() })?;
+    let mut world = World::new(Settings { grants: "return", ..Settings::default() })?;
     world.listen(&[SSH])?;
     let fail2ban = Fail2ban::start(world.gate.host(), "iptables-multiport")?;
     world.gate.start(&[])?;
@@ -129,7 +129,7 @@ fn bans_in_input_hold_for_those_who_are_returned() -> Result<()> {
 #[test]
 fn bans_in_a_table_of_their_own_hold_for_who_knocks() -> Result<()> {
     at_once(&[true, false], |&fail2ban_first| {
-        let mut world = World::new(Settings { window_secs: 2, ..Settings::default() })?;
+        let mut world = World::new(Settings::default())?;
         world.listen(&[SSH])?;
         if !fail2ban_first {
             world.gate.start(&[])?;

@@ -88,7 +88,7 @@ fn on_bus(packages: &Packages, program: &str, arguments: &[&str]) -> Command {
 
 #[test]
 fn firewalld_and_the_gate_stand_beside_each_other_in_both_orders() -> Result<()> {
-    let mut world = World::new(Settings { window_secs: 2, ..Settings::default() })?;
+    let mut world = World::new(Settings::default())?;
     world.listen(&[SSH])?;
     let mut firewalld = Firewalld::start(world.gate.host())?;
     world.gate.start(&[])?;

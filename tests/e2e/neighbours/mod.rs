@@ -47,17 +47,16 @@ fn script(host: &Host, script: &str) -> Result<String> {
     Ok(succeed(command, b"", LONG)?.text())
 }
 
-/// Fresh knocks are granted, and yet the port stays shut; the leases are over when this returns.
+/// Fresh knocks are granted, and yet the port stays shut; the leases are revoked when this returns.
 fn knocks_in_vain(world: &World, families: &[Family]) -> Result<()> {
     let gate = &world.gate;
-    let ended = gate.events("ended")?.len();
     for &family in families {
         let knock = world.alice.seal(&world.alice.asks_for("ssh")?);
         grants(gate, || world.send(&world.home, family, &knock))?;
         let seen = probe(&world.home, gate.at(family, SSH))?;
         ensure!(seen != Seen::Open, "it is open: nothing keeps it shut in {family:?}");
     }
-    gate.wait_for_events("ended", ended + families.len()).map(drop)
+    gate.administer(&["revoke", "all"]).map(drop)
 }
 
 /// Fresh knocks open, and only to whoever knocked; the port is shut again when this returns.
@@ -67,6 +66,7 @@ fn holds_and_opens(world: &World, families: &[Family]) -> Result<()> {
         let seen = probe(&world.stranger, world.gate.at(family, SSH))?;
         ensure!(seen == Seen::Nothing, "a stranger sees {seen:?} in {family:?}");
     }
+    world.gate.administer(&["revoke", "all"])?;
     families
         .iter()
         .try_for_each(|&family| wait_to_see(&world.home, world.gate.at(family, SSH), Seen::Nothing))

@@ -30,7 +30,7 @@ fn a_restored_ruleset_and_the_guard_stand_together() -> Result<()> {
             .map(|(noflush, gate_first)| (variant, noflush, gate_first))
     });
     at_once(&ways.collect::<Vec<_>>(), |&(variant, noflush, gate_first)| {
-        let mut world = World::new(Settings { variant, window_secs: 2, ..Settings::default() })?;
+        let mut world = World::new(Settings { variant, ..Settings::default() })?;
         world.listen(&[SSH])?;
         if gate_first {
             world.gate.start(&[])?;

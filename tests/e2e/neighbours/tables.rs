@@ -80,7 +80,7 @@ const OBSTACLES: &[Obstacle] = &[
 #[test]
 fn whoever_keeps_out_who_knocks_is_named_with_the_remedy() -> Result<()> {
     at_once(OBSTACLES, |obstacle| {
-        let settings = Settings { variant: obstacle.variant, window_secs: 2, ..Settings::default() };
+        let settings = Settings { variant: obstacle.variant, ..Settings::default() };
         let mut world = World::new(settings)?;
         world.listen(&[SSH])?;
         let host = world.gate.host();
@@ -143,7 +143,7 @@ fn sessions_that_are_not_tracked_end_with_their_window_until_they_are() -> Resul
 /// Capturing comes first: no rule keeps a knock from being read, and none of these is worth a warning.
 #[test]
 fn knocks_are_read_whatever_becomes_of_them() -> Result<()> {
-    let mut world = World::new(Settings { window_secs: 2, ..Settings::default() })?;
+    let mut world = World::new(Settings::default())?;
     world.listen(&[SSH])?;
     script(
         world.gate.host(),

@@ -14,7 +14,7 @@ use crate::world::World;
 #[test]
 fn ufw_and_the_gate_stand_beside_each_other_in_both_orders() -> Result<()> {
     let rules = at_once(&[true, false], |&ufw_first| {
-        let mut world = World::new(Settings { window_secs: 2, ..Settings::default() })?;
+        let mut world = World::new(Settings::default())?;
         world.listen(&[SSH])?;
         let ufw = Packages::on(world.gate.host())?;
         if ufw_first {
@@ -45,7 +45,7 @@ fn ufw_and_the_gate_stand_beside_each_other_in_both_orders() -> Result<()> {
 
 #[test]
 fn who_is_returned_to_ufw_is_let_in_when_ufw_allows_it() -> Result<()> {
-    let mut world = World::new(Settings { grants: "return", window_secs: 2, ..Settings::default() })?;
+    let mut world = World::new(Settings { grants: "return", ..Settings::default() })?;
     world.listen(&[SSH])?;
     let ufw = Packages::on(world.gate.host())?;
     ufw.run("ufw", &["--force", "enable"])?;
