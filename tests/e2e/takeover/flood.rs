@@ -74,7 +74,8 @@ fn thousands_of_orders_at_once_cost_what_one_client_may() -> Result<()> {
 /// A front that sends whatever it can, as fast as it can, and for longer than a watchdog waits.
 #[test]
 fn orders_without_end_keep_the_warden_from_nothing() -> Result<()> {
-    let world = World::new(Settings::default())?;
+    // Of debug's lines there would be one an order.
+    let world = World::new(Settings { log: "info", ..Settings::default() })?;
     let (alice, greedy) = (world.alice.clone(), world.gate.client("greedy")?);
     let hostile = Hostile::new(&[&alice, &greedy], world)?;
     let gate = &hostile.world.gate;
