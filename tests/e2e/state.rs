@@ -131,6 +131,7 @@ fn a_store_that_is_gone_keeps_the_door_shut() -> Result<()> {
     let early = Payload { at: now().after(Duration::from_secs(4)), ..world.alice.asks_for("ssh")? };
     let early = world.alice.seal(&early);
     grants(&world.gate, || world.send(&world.home, V4, &early))?;
+    wait_to_see(&world.home, world.gate.at(V4, SSH), Seen::Nothing)?;
     fs::remove_file(&store)?;
     let lost = does_not_open(&world)?;
     says_once(&world, "it is gone")?;
@@ -151,11 +152,11 @@ fn a_store_that_is_in_use_is_left_alone() -> Result<()> {
     let world = World::running(Settings::default())?;
     world.shuts_on_time(world.opens(V4)?)?;
     let rules = world.gate.saved(V4)?;
-    // A second gate by the same files, but for its socket.
+    // A second gate by the same files, but for its socket, on another host: on this one it would not come so far.
     let second = world.gate.directory().join("second.toml");
     let config = fs::read_to_string(world.gate.config())?;
     fs::write(&second, config.replace("admin.sock", "second.sock"))?;
-    let mut command = world.gate.host().command(programs::directory()?.join("posternd"));
+    let mut command = world.stranger.command(programs::directory()?.join("posternd"));
     command.arg("--config").arg(&second).arg("run");
     fails(&run(command, b"", LONG)?, &world.gate.store(), "another process has it open")?;
     fails(&world.gate.attempt(&["state", "reset", "--yes"])?, &world.gate.store(), "another process")?;
