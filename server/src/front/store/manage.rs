@@ -46,11 +46,11 @@ pub(crate) fn path_in(folder: &Path) -> PathBuf {
 }
 
 /// Begins a new store in an existing folder, unless one is there. It belongs to whoever the folder belongs to. Knocks
-/// made before `now` are stale: if there was a store, it is not known any more which of them were used.
+/// made up to `floor` are stale: if there was a store, it is not known any more which of them were used.
 ///
 /// # Errors
 /// [`StoreError::Io`] when it cannot be made.
-pub fn prepare(folder: &Path, now: WallTime) -> Result<(), StoreError> {
+pub fn prepare(folder: &Path, floor: WallTime) -> Result<(), StoreError> {
     let path = path_in(folder);
     let failed = |cause| StoreError::Io { path: path.clone(), cause };
     match fs::symlink_metadata(&path) {
@@ -58,10 +58,10 @@ pub fn prepare(folder: &Path, now: WallTime) -> Result<(), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    let new = begin(folder, now)?;
+    let new = begin(folder, floor)?;
     new.persist_noclobber(&path).map_err(|error| failed(error.error))?;
     make_durable(folder).map_err(failed)?;
-    warn!(store = %path.display(), "there was no replay store: a new one begins, and knocks made before now are stale");
+    warn!(store = %path.display(), %floor, "there was no replay store: a new one begins, and knocks made up to its floor are stale");
     Ok(())
 }
 
