@@ -29,7 +29,7 @@ pub use usage::Usage;
 
 use crate::knocks::{Client, random};
 use crate::netns::{Family, Host};
-use crate::process::{Finished, Process, run, succeed};
+use crate::process::{Finished, Process, has_ended, run, succeed};
 use crate::programs;
 use crate::wait::{LONG, wait_for};
 use log::events;
@@ -236,16 +236,18 @@ impl Gate {
     /// # Errors
     /// When none was running, or one outlives it.
     pub fn kill(&mut self) -> Result<()> {
-        ensure!(!self.posternd_pids()?.is_empty(), "posternd runs");
+        let mut killed = self.posternd_pids()?;
+        ensure!(!killed.is_empty(), "posternd runs");
         wait_for("the end of posternd", LONG, || {
-            let pids = self.posternd_pids()?;
-            for &pid in &pids {
+            killed.extend(self.posternd_pids()?);
+            killed.retain(|&pid| !has_ended(pid));
+            for &pid in &killed {
                 // One that has ended meanwhile is what is wanted.
                 let _ = kill_process(pid, Signal::KILL);
             }
             // The one that was started here stays a zombie until it is waited for.
             let ended = self.daemon.as_mut().map_or(Ok(true), Process::has_ended)?;
-            Ok((pids.is_empty() && ended).then_some(()))
+            Ok((killed.is_empty() && ended).then_some(()))
         })?;
         self.daemon = None;
         Ok(())

@@ -160,10 +160,12 @@ impl Drop for Process {
     }
 }
 
-/// Whether a process, of whomever, has ended; one that nobody has waited for has no executable any more.
+/// Whether a process, of whomever, has ended with all its threads, and holds nothing any more; nobody need have waited
+/// for it.
 #[must_use]
 pub fn has_ended(pid: Pid) -> bool {
-    fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).is_err()
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
+    status.map_or(true, |status| status.contains("State:\tZ") && status.contains("Threads:\t1\n"))
 }
 
 /// What a process that has ended left behind.

@@ -52,7 +52,7 @@ impl Aim {
         match rarest.get(at) {
             Some(&near) if !strays => {
                 let near =
-                    near.as_secs_f64() * (0.8 + 0.4 * (any.as_secs_f64() / LONGEST_DELAY.as_secs_f64()));
+                    near.as_secs_f64() * (0.7 + 0.6 * (any.as_secs_f64() / LONGEST_DELAY.as_secs_f64()));
                 Duration::from_secs_f64(near)
             }
             _ => any,
