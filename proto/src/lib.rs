@@ -24,6 +24,7 @@ pub mod payload;
 pub mod port;
 pub mod profile;
 pub mod refusal;
+pub mod sequence;
 pub mod text;
 pub mod time;
 
@@ -32,7 +33,7 @@ pub use hints::{HintTable, Hinted};
 pub use keyfile::{ClientEntry, KeyFile};
 pub use keys::{ClientId, ClientKeys, ClientSecret, GateId, GateKeys, Hint, HintKey, Nonce, SealKey};
 pub use knock::{Authentic, open, seal};
-pub use names::{ClientName, GateName, NameError, ServiceName};
+pub use names::{ClientName, GateName, NameError, SequenceName, ServiceName};
 pub use payload::{Payload, Proof, Request, Services, Source};
 pub use port::{Port, Protocol};
 pub use profile::Profile;

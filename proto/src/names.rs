@@ -82,6 +82,10 @@ name!(
     ClientName, "client", 64
 );
 name!(
+    /// A sequence of ports that opens services, such as `legacy-ssh`; it never travels.
+    SequenceName, "sequence", 32
+);
+name!(
     /// What a client calls a gate, such as `bastion`.
     GateName, "gate", 64
 );
