@@ -1,19 +1,23 @@
 //! What an administrator asks of a running gate, over its socket: one JSON request a connection, one line, and one JSON
-//! answer. The socket belongs to root, and to a group that the configuration names; the warden answers.
+//! answer. The socket belongs to root, and to a group that the configuration names; the warden answers, and hands the
+//! connection of who asks for a reload to the supervisor, which does it.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use postern_proto::{ClientName, Port, ServiceName, WallTime};
+use rustix::net::{SendFlags, send};
 use serde::{Deserialize, Serialize};
 
 use crate::counters::Counters;
+use crate::link::Message;
 
 /// Where the socket is unless the configuration says otherwise.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/postern/admin.sock";
@@ -86,6 +90,31 @@ pub(crate) struct LeaseRow {
     pub(crate) left_secs: u64,
 }
 
+impl Answer {
+    /// As it is sent: one line.
+    pub(crate) fn to_line(&self) -> io::Result<Vec<u8>> {
+        to_line(self)
+    }
+
+    /// Sends a short answer on a connection; who does not take it at once goes without.
+    ///
+    /// # Errors
+    /// When nobody is there any more, or does not read.
+    pub(crate) fn send_now(&self, connection: BorrowedFd<'_>) -> io::Result<()> {
+        send(connection, &self.to_line()?, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+}
+
+/// A connection on which a reload was asked for; its descriptor comes with it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ReloadAsked;
+
+impl Message for ReloadAsked {
+    const MAX: usize = 0;
+    const HAS_DESCRIPTORS: bool = true;
+}
+
 /// Asks the gate at this socket.
 ///
 /// # Errors
@@ -134,10 +163,14 @@ fn is_nobody(error: &io::Error) -> bool {
 fn exchange(mut stream: &UnixStream, request: &Request) -> anyhow::Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
+    stream.write_all(&to_line(request)?)?;
     let mut answer = Vec::new();
     BufReader::new(stream.take(LONGEST_ANSWER)).read_until(b'\n', &mut answer)?;
     Ok(serde_json::from_slice(&answer)?)
+}
+
+fn to_line(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value).map_err(io::Error::other)?;
+    line.push(b'\n');
+    Ok(line)
 }

@@ -100,6 +100,11 @@ impl<M: Message> Receiver<M> {
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for something that is no such message; the next call goes on behind it.
     pub(crate) async fn receive(&mut self) -> io::Result<Option<M>> {
+        Ok(self.receive_with().await?.map(|(message, _)| message))
+    }
+
+    /// [`Receiver::receive`], with the descriptors that have come with the message.
+    pub(crate) async fn receive_with(&mut self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
         loop {
             // Who sends without end does not keep other tasks from their turn.
             consume_budget().await;
@@ -107,7 +112,7 @@ impl<M: Message> Receiver<M> {
             let assembly = &mut self.assembly;
             match ready.try_io(|socket| assembly.receive_packet::<M>(socket.as_fd(), RecvFlags::DONTWAIT)) {
                 Ok(Ok(Progress::More)) | Err(_) => {}
-                Ok(Ok(Progress::Whole)) => return assembly.take().map(|(message, _)| Some(message)),
+                Ok(Ok(Progress::Whole)) => return assembly.take().map(Some),
                 Ok(Ok(Progress::Closed)) => return Ok(None),
                 Ok(Err(error)) => return Err(error),
             }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +18,8 @@ use postern_tests::probe::{Seen, probe, wait_to_see};
 use postern_tests::process::{Finished, run};
 use postern_tests::programs;
 use postern_tests::wait::{LONG, wait_for};
+use rustix::fs::{Gid, Uid};
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 use serde_json::Value;
 
 use crate::world::{World, grants, refuses};
@@ -167,17 +170,18 @@ fn only_root_and_the_group_may_ask() -> Result<()> {
     world.opens(Family::V4).map(drop)
 }
 
-/// More connections than the gate takes at a time, that say nothing, too much, or nothing that is a request.
+/// A member of the group that takes every connection there is, and says nothing; junk of each kind.
 #[test]
 fn who_dawdles_keeps_nobody_waiting() -> Result<()> {
     let world = World::running(Settings::default())?;
     world.shuts_on_time(world.opens(Family::V4)?)?;
     let connect = || UnixStream::connect(socket(&world.gate));
-    let silent: Vec<UnixStream> = (0..32).map(|_| connect()).collect::<Result<_, _>>()?;
-    // Orders are carried out all the while; and once the silent ones have had their time, who asks is answered.
+    let silent = connections_of_a_member(&world.gate, 64)?;
+    ensure!(silent.len() == 64, "{} connections", silent.len());
+    ask(&world.gate, &["status"])?;
+    ask(&world.gate, &["reload"])?;
     world.shuts_on_time(world.opens(Family::V4)?)?;
     drop(silent);
-    ask(&world.gate, &["status"])?;
 
     let mut long = connect()?;
     long.set_read_timeout(Some(LONG))?;
@@ -198,6 +202,21 @@ fn who_dawdles_keeps_nobody_waiting() -> Result<()> {
         ensure!(answer.contains("not understood"), "{junk:?}: {answer}");
     }
     world.opens(Family::V4).map(drop)
+}
+
+/// Connections of somebody who may ask and is not root.
+fn connections_of_a_member(gate: &Gate, count: usize) -> Result<Vec<UnixStream>> {
+    let user = User::from_name(USER)?.context("the user is there")?.uid;
+    let group = Group::from_name(GROUP)?.context("the group is there")?.gid;
+    let socket = socket(gate);
+    // The identity is this thread's alone, and ends with it.
+    let connects = move || {
+        let (uid, gid) = (Uid::from_raw(user.as_raw()), Gid::from_raw(group.as_raw()));
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        (0..count).map(|_| Ok(UnixStream::connect(&socket)?)).collect()
+    };
+    thread::spawn(connects).join().ok().context("the thread")?
 }
 
 #[test]

@@ -36,9 +36,11 @@ use crate::warden::process as warden;
 
 mod ground;
 mod post;
+mod reloads;
 
 use ground::AdminSocket;
 use post::{Happening, Post};
+use reloads::Reloads;
 
 /// What it takes to start the others: to make them another user with fewer capabilities, to hand them what is theirs, to
 /// end them, and what they keep or begin with.
@@ -80,6 +82,7 @@ struct Supervisor {
     alone: Alone,
     /// The ends of the front's link to the warden.
     orders: (OwnedFd, OwnedFd),
+    reloads: Reloads,
     /// Interfaces that the front does not watch: they were not there.
     unwatched: BTreeSet<String>,
     signals: Signals,
@@ -129,6 +132,7 @@ impl Supervisor {
             front: Post::new("front", front::CAPABILITIES),
             warden: Post::new("warden", warden::CAPABILITIES),
             orders: link::pair().context("cannot make the link between front and warden")?,
+            reloads: Reloads::new().context("cannot make the link for reloads")?,
             unwatched: BTreeSet::new(),
             signals,
         })
@@ -156,6 +160,10 @@ impl Supervisor {
                 _ = self.signals.interrupt.recv() => break,
                 _ = self.signals.confirm.recv() => self.confirm().await,
                 _ = self.signals.hangup.recv() => drop(self.reload_and_say().await),
+                who = self.reloads.asked() => {
+                    let result = self.reload_and_say().await;
+                    who.tell(&result);
+                }
                 _ = tick.tick() => {
                     notify(&[NotifyState::Watchdog]);
                     self.look_for_interfaces().await;
@@ -186,7 +194,8 @@ impl Supervisor {
         let settings = self.config.warden(self.since, self.trial_end);
         ground::share_lock(self.identity)?;
         let start = self.start_message(settings);
-        let descriptors = [self.orders.1.as_fd(), self.admin.as_fd(), self.alone.as_fd()];
+        let descriptors =
+            [self.orders.1.as_fd(), self.admin.as_fd(), self.reloads.as_fd(), self.alone.as_fd()];
         self.warden.occupy(&start, &descriptors).await
     }
 
@@ -221,11 +230,6 @@ impl Supervisor {
                 }
             }
             Happening::Event(warden::Event::TrialOver) => return true,
-            Happening::Event(warden::Event::ReloadAsked) => {
-                let done = self.reload_and_say().await;
-                // Nobody hears it where the warden is another: who asked knows then that there is no answer.
-                drop(self.warden.tell(&warden::Command::ReloadDone(done)).await);
-            }
             // Said here and not by the warden: one that dies before this is heard has a successor that is on trial.
             Happening::Event(warden::Event::Confirmed) => {
                 self.trial_end = None;

@@ -7,7 +7,7 @@
 //! The kernel ends every window by itself (P5); the warden tidies up behind it. Its guard stays when it stops, and comes
 //! back when somebody else takes it away.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::mem::replace;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use postern_proto::{ClientId, Port, ServiceName, Window};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -93,8 +93,6 @@ pub(crate) struct Warden {
     /// What the front said last of how it does.
     note: Note,
     since: BootTime,
-    /// Who waits to hear of a reload.
-    reloads: VecDeque<oneshot::Sender<Answer>>,
     standing: Vec<Session>,
     closing: mpsc::UnboundedSender<Closing>,
     healing: Healing,
@@ -156,7 +154,6 @@ impl Warden {
             refusals: Refusals::default(),
             note: Note::default(),
             since,
-            reloads: VecDeque::new(),
             standing,
             closing,
             healing,
@@ -212,17 +209,10 @@ impl Warden {
                     Some(Command::Confirm) => if self.confirm().await {
                         line.reports.send(&Report::Event(Event::Confirmed)).await?;
                     },
-                    Some(Command::ReloadDone(result)) => self.tell_of_reload(&result),
                     None => break,
                 },
-                Some(Asked { request, reply }) = requests.recv() => match request {
-                    Request::Reload => {
-                        self.reloads.push_back(reply);
-                        line.reports.send(&Report::Event(Event::ReloadAsked)).await?;
-                    }
-                    // Who asked and went away needs no answer.
-                    other => drop(reply.send(self.answer(other).await)),
-                },
+                // Who asked and went away needs no answer.
+                Some(Asked { request, reply }) = requests.recv() => drop(reply.send(self.answer(request).await)),
                 () = sleep(next_end) => self.end_leases(),
                 _ = session_check.tick(), if !self.standing.is_empty() => self.end_sessions(),
                 () = sleep_until(trial_end.unwrap_or_else(Instant::now)), if self.guard.until.is_some() => {
@@ -443,7 +433,7 @@ impl Warden {
                 Ok(revoked) => Answer::Leases(revoked),
                 Err(why) => Answer::Failed(why),
             },
-            Request::Reload => Answer::Failed("the supervisor reloads".to_owned()),
+            Request::Reload => Answer::Failed("only the supervisor can reload".to_owned()),
         }
     }
 
@@ -481,16 +471,6 @@ impl Warden {
                 Err(format!("not revoked, or not all of them, the firewall failed: {error}"))
             }
         }
-    }
-
-    fn tell_of_reload(&mut self, result: &Result<(), String>) {
-        // Each asked for a reload of its own: the first answer is the first one's.
-        let Some(reply) = self.reloads.pop_front() else { return };
-        let answer = match result {
-            Ok(()) => Answer::Reloaded,
-            Err(why) => Answer::Failed(why.clone()),
-        };
-        drop(reply.send(answer));
     }
 
     /// Puts the whole guard up anew, with everybody in who is in.

@@ -53,8 +53,6 @@ pub(crate) enum Command {
     Reload { guard: Guard, roll: Roll },
     /// The trial is over: the guard stays.
     Confirm,
-    /// What became of the reload that was asked for.
-    ReloadDone(Result<(), String>),
 }
 
 impl Message for Command {
@@ -64,8 +62,6 @@ impl Message for Command {
 /// What only the warden has to tell the supervisor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// An administrator asks for the files to be read again.
-    ReloadAsked,
     /// The trial was confirmed: the guard stays.
     Confirmed,
     /// The trial was not confirmed; everything of ours is gone from the firewall.
@@ -85,6 +81,8 @@ struct Confined {
     orders: OwnedFd,
     /// The listening admin socket.
     admin: OwnedFd,
+    /// The link over which it hands on who asks for a reload.
+    reloads: OwnedFd,
     /// Its part in the one place of this network namespace: as long as it lives, there is no other.
     alone: OwnedFd,
     /// Where rules of ours may be, whatever the settings say: only root can ask.
@@ -97,6 +95,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let mut descriptors = descriptors.into_iter();
     let orders = descriptors.next().context("no link to the front was handed over")?;
     let admin = descriptors.next().context("no admin socket was handed over")?;
+    let reloads = descriptors.next().context("no link for reloads was handed over")?;
     let alone = descriptors.next().context("no place was handed over")?;
     let installed = installed();
     // Programs and libraries, what these read about themselves, and what iptables asks of the kernel.
@@ -115,7 +114,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let keeps = Keeps { capabilities, files, calls: Calls::Ordinary };
     // The front says it where the kernel has no Landlock: once is enough.
     sandbox::give_up_root(identity, keeps)?.shut()?;
-    Ok(Confined { settings, orders, admin, alone, installed })
+    Ok(Confined { settings, orders, admin, reloads, alone, installed })
 }
 
 /// The lock of iptables-legacy, which its programs open for writing.
@@ -124,12 +123,12 @@ pub(crate) fn lock_file() -> PathBuf {
 }
 
 async fn work(confined: Confined, line: Line<Command, Event>) -> anyhow::Result<()> {
-    let Confined { settings, orders, admin, alone: _alone, installed } = confined;
+    let Confined { settings, orders, admin, reloads, alone: _alone, installed } = confined;
     beat(line.reports.clone());
     let reports = line.reports.clone();
     let warden = Warden::start(settings, installed).await?;
     reports.send(&Report::Ready).await?;
-    let (orders, requests) = (Receiver::<Order>::new(orders)?, admin::open(admin)?);
+    let (orders, requests) = (Receiver::<Order>::new(orders)?, admin::open(admin, reloads)?);
     if warden.run(orders, requests, line).await? == Ended::TrialOver {
         reports.send(&Report::Event(Event::TrialOver)).await?;
     }
