@@ -16,11 +16,9 @@ use rustix::process::umask;
 
 use crate::alone::Alone;
 use crate::files::make_private;
+use crate::front::store;
 use crate::sandbox::Identity;
 use crate::warden::process::lock_file;
-
-/// The one file of the front's folder.
-const STORE: &str = "replay.redb";
 
 /// Makes the front's folder, or hands it over: from then on it is the front's user's alone. Says whether it is new.
 ///
@@ -45,8 +43,8 @@ fn hand_over(folder: &Path, identity: Identity) -> anyhow::Result<()> {
     }
     let handle = open(folder, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    match statat(&handle, STORE, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => chownat(&handle, STORE, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?,
+    match statat(&handle, store::FILE, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => chownat(&handle, store::FILE, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?,
         Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }

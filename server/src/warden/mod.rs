@@ -7,22 +7,17 @@
 //! The kernel ends every window by itself (P5); the warden tidies up behind it. Its guard stays when it stops, and comes
 //! back when somebody else takes it away.
 
-use std::collections::HashSet;
-use std::fmt;
 use std::io;
 use std::mem::replace;
-use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use postern_proto::{ClientId, Port, ServiceName, Window};
+use postern_proto::Port;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use crate::admin::{Answer, LeaseRow, Request, Status};
 use crate::alone::Alone;
 use crate::clock::{BootTime, Now};
 use crate::link::Receiver;
@@ -30,10 +25,12 @@ use crate::order::{Note, Order};
 use crate::process::{Line, Report};
 
 mod admin;
+mod answers;
 pub(crate) mod firewall;
 pub(crate) mod guard;
 mod heal;
 pub(crate) mod ledger;
+mod orders;
 mod pace;
 pub(crate) mod process;
 mod refusal;
@@ -44,7 +41,7 @@ use admin::Asked;
 use firewall::{Family, Firewall, Found};
 use guard::{Guard, Session};
 use heal::{Closings, Healing};
-use ledger::{Lease, LeaseKey, Ledger, Plan, Which};
+use ledger::{Lease, LeaseKey, Ledger};
 use pace::Pace;
 use process::{Command, Event, Reach, Settings};
 use refusal::{OrderRefusal, Refusals};
@@ -244,115 +241,6 @@ impl Warden {
         Ok(Ended::Stopped)
     }
 
-    async fn carry_out(&mut self, order: Order) {
-        match order {
-            Order::Open { client, .. } | Order::Close { client, .. }
-                if !self.roll.members.contains_key(&client) =>
-            {
-                self.refuse(OrderRefusal::UnknownClient, &client);
-            }
-            // No knock names a service twice: it would make an order cost as much as hundreds.
-            Order::Open { services, .. } if names_twice(services.iter().map(|(name, _)| name)) => {
-                self.refuse(OrderRefusal::Malformed, &"it names a service twice");
-            }
-            Order::Open { client, services, source, from_port, decided } => {
-                for (service, window) in services {
-                    let result = self.open(client, &service, window, source, from_port, decided).await;
-                    if let Err(reason) = result {
-                        self.refuse(reason, &format_args!("{client} {service} for {window} from {source}"));
-                    }
-                }
-            }
-            Order::Close { services, .. } if names_twice(services.iter()) => {
-                self.refuse(OrderRefusal::Malformed, &"it names a service twice");
-            }
-            Order::Close { client, services, .. } if !self.are_in_time(client, services.len()) => {
-                self.refuse(OrderRefusal::TooFast, &client);
-            }
-            Order::Close { client, services, source } => self.close(client, &services, source),
-            Order::Note(mut note) => {
-                // They are shown to people, at their terminals.
-                let is_name = |name: &String| name.bytes().all(|byte| byte.is_ascii_graphic());
-                note.interfaces.retain(is_name);
-                self.note = note;
-            }
-        }
-    }
-
-    /// Whether so many services more of a client are no more than it may order by now.
-    fn are_in_time(&mut self, client: ClientId, services: usize) -> bool {
-        let leases = self.roll.members.get(&client).map_or(0, |member| member.max_leases);
-        let now = Now::read().boot;
-        (0..services).all(|_| self.pace.allows(client, leases, now))
-    }
-
-    fn refuse(&mut self, reason: OrderRefusal, order: &dyn fmt::Display) {
-        self.refusals.refuse(reason, Now::read().boot, order);
-    }
-
-    async fn open(
-        &mut self,
-        client: ClientId,
-        service: &ServiceName,
-        window: Window,
-        source: IpAddr,
-        from_port: Option<NonZeroU16>,
-        decided: BootTime,
-    ) -> Result<(), OrderRefusal> {
-        let now = Now::read();
-        // Each service of an order counts: each can be a rule.
-        if !self.are_in_time(client, 1) {
-            return Err(OrderRefusal::TooFast);
-        }
-        let (member, entry) = self.roll.entitled(client, service, window, source, now.wall)?;
-        let name = member.name.clone();
-        let left = window.duration().saturating_sub(now.boot.since(decided));
-        if left.is_zero() {
-            return Err(OrderRefusal::Late);
-        }
-        let key = LeaseKey { client: name.clone(), service: service.clone(), source, from_port };
-        let (lease, replaces) = match self.ledger.plan(now, key, &entry.ports, left) {
-            Plan::Unchanged => {
-                debug!(client = %name, %service, %source, "granted already for as long");
-                return Ok(());
-            }
-            Plan::Extend(lease) => {
-                self.granted(lease);
-                return Ok(());
-            }
-            Plan::Grant { lease, replaces } => (lease, replaces),
-        };
-        if replaces.is_none() && !self.ledger.has_room_for(&name, member.max_leases) {
-            return Err(OrderRefusal::TooManyLeases);
-        }
-        if let Err(error) = self.let_in(&lease).await {
-            error!(client = %name, %service, %source, %error, "not granted: the firewall failed");
-            self.later(Closing::Lease(lease));
-            return Ok(());
-        }
-        self.granted(lease);
-        if let Some(old) = replaces {
-            self.later(Closing::Lease(old));
-        }
-        Ok(())
-    }
-
-    fn granted(&mut self, lease: Lease) {
-        let Lease { key: LeaseKey { client, service, source, from_port }, id, until, .. } = &lease;
-        let from_port = from_port.map(NonZeroU16::get);
-        info!(%client, %service, %source, from_port, %until, lease = %id, "granted");
-        self.ledger.enter(lease);
-    }
-
-    fn close(&mut self, client: ClientId, services: &[ServiceName], source: IpAddr) {
-        let Some(name) = self.roll.members.get(&client).map(|member| member.name.clone()) else { return };
-        for service in services {
-            for lease in self.ledger.close(&name, service, source) {
-                self.end(lease, "closed");
-            }
-        }
-    }
-
     fn end_leases(&mut self) {
         for lease in self.ledger.ended(Now::read().boot) {
             self.end(lease, "ended");
@@ -424,55 +312,6 @@ impl Warden {
         }
     }
 
-    /// Answers an administrator.
-    async fn answer(&mut self, request: Request) -> Answer {
-        match request {
-            Request::Status => Answer::Status(Box::new(self.status())),
-            Request::List => Answer::Leases(self.ledger.leases().map(lease_row).collect()),
-            Request::Revoke(which) => match self.revoke(&which).await {
-                Ok(revoked) => Answer::Leases(revoked),
-                Err(why) => Answer::Failed(why),
-            },
-            Request::Reload => Answer::Failed("only the supervisor can reload".to_owned()),
-        }
-    }
-
-    fn status(&self) -> Status {
-        let Note { counters, interfaces } = &self.note;
-        let refused = self.refusals.counts().map(|(reason, count)| (reason.to_string(), count));
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_secs: Now::read().boot.since(self.since).as_secs(),
-            watched: interfaces.clone(),
-            is_guarded: self.healing.is_guarded(),
-            trial_until: self.guard.until,
-            leases: self.ledger.leases().count(),
-            packets: counters.clone(),
-            orders_refused: refused.collect(),
-        }
-    }
-
-    /// Ends the leases that are meant, and waits until the kernel has shut them out.
-    async fn revoke(&mut self, which: &str) -> Result<Vec<LeaseRow>, String> {
-        let which = Which::parse(which, |name| self.ledger.leases().any(|lease| lease.key.client == *name))?;
-        let leases = self.ledger.take(|lease| which.means(lease));
-        let rows = leases.iter().map(lease_row).collect();
-        for lease in &leases {
-            let LeaseKey { client, service, source, .. } = &lease.key;
-            info!(%client, %service, %source, lease = %lease.id, "revoked");
-        }
-        match self.firewall.close(&leases, &[]).await {
-            Ok(()) => Ok(rows),
-            Err(error) => {
-                // In the ledger again, so that they are shown, and can be revoked again.
-                for lease in leases {
-                    self.ledger.enter(lease);
-                }
-                Err(format!("not revoked, or not all of them, the firewall failed: {error}"))
-            }
-        }
-    }
-
     /// Puts the whole guard up anew, with everybody in who is in.
     async fn install(&mut self) -> Result<(), firewall::FirewallError> {
         let leases: Vec<&Lease> = self.ledger.leases().collect();
@@ -484,25 +323,6 @@ impl Warden {
         // The other end lives as long as the warden's runtime; without it the kernel ends the rule.
         drop(self.closing.send(closing));
     }
-}
-
-fn lease_row(lease: &Lease) -> LeaseRow {
-    let Lease { key: LeaseKey { client, service, source, from_port }, id, ports, until, ends, .. } = lease;
-    LeaseRow {
-        lease: id.to_string(),
-        client: client.clone(),
-        service: service.clone(),
-        ports: ports.clone(),
-        source: *source,
-        from_port: *from_port,
-        until: *until,
-        left_secs: ends.since(Now::read().boot).as_secs(),
-    }
-}
-
-fn names_twice<'a>(mut services: impl Iterator<Item = &'a ServiceName>) -> bool {
-    let mut named = HashSet::new();
-    services.any(|name| !named.insert(name))
 }
 
 /// Takes rules out, all that wait in one transaction: it costs about as much as one rule. A rule that cannot be taken

@@ -40,9 +40,12 @@ pub(crate) struct Reset {
     pub(crate) floor: WallTime,
 }
 
+/// The store's file, in the front's folder.
+pub(crate) const FILE: &str = "replay.redb";
+
 /// The file of the store in a folder.
 pub(crate) fn path_in(folder: &Path) -> PathBuf {
-    folder.join("replay.redb")
+    folder.join(FILE)
 }
 
 /// Begins a new store in an existing folder, unless one is there. It belongs to whoever the folder belongs to. Knocks
@@ -112,7 +115,7 @@ pub(crate) fn reset(folder: &Path, now: WallTime, tolerance: Tolerance) -> Resul
     let new = begin(folder, floor)?;
     // A second name first, then the new store over the old name: at no moment is there none, for which a gate that
     // starts just now would make one with a lower floor.
-    let kept = old.is_some().then(|| folder.join(format!("replay.redb.{now}")));
+    let kept = old.is_some().then(|| folder.join(format!("{FILE}.{now}")));
     if let Some(kept) = &kept {
         fs::hard_link(&path, kept).map_err(failed)?;
     }

@@ -35,7 +35,7 @@ mod tests;
 
 pub use error::StoreError;
 pub use manage::prepare;
-pub(crate) use manage::{Condition, Reset, examine, path_in, reset};
+pub(crate) use manage::{Condition, FILE, Reset, examine, path_in, reset};
 
 use file::{Mark, StoreFile};
 

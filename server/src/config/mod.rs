@@ -1,0 +1,157 @@
+//! posternd.toml and the key file, read whole before anything starts. The configuration builds the rooms' settings;
+//! no room knows it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use postern_proto::ServiceName;
+use postern_proto::keyfile::{ClientEntry, KeyFile};
+use postern_proto::text::{TextError, from_toml};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::sandbox::Identity;
+use crate::warden::guard::Guard;
+use crate::warden::process::Reach;
+
+mod rooms;
+mod safe;
+mod sections;
+
+pub(crate) use safe::{Exposure, read_safe};
+use sections::{AdminConfig, FirewallConfig, GateConfig, Landlock, ProcessConfig, RawConfig, ServiceConfig};
+
+/// Where the configuration is looked for unless told otherwise.
+pub(crate) const DEFAULT_PATH: &str = "/etc/postern/posternd.toml";
+
+/// A file that does not read; its text says which, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{}: {cause}", path.display())]
+    Read { path: PathBuf, cause: std::io::Error },
+    #[error("{}: {problem}", path.display())]
+    Unfit { path: PathBuf, problem: String },
+    #[error("{}: {cause}", path.display())]
+    Text { path: PathBuf, cause: TextError },
+}
+
+/// A configuration that was read whole and makes sense, with the clients of its key file.
+pub(crate) struct Config {
+    pub(crate) gate: GateConfig,
+    pub(crate) services: BTreeMap<ServiceName, ServiceConfig>,
+    firewall: FirewallConfig,
+    process: ProcessConfig,
+    pub(crate) admin: AdminConfig,
+    /// The key file, as an absolute or relative path that can be opened.
+    pub(crate) keys: PathBuf,
+    key_text: Zeroizing<String>,
+    pub(crate) clients: Vec<ClientEntry>,
+    path: PathBuf,
+}
+
+impl Config {
+    /// Reads the configuration and the key file that it names.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first mistake in either file.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let mut config = Self::read_without_keys(path)?;
+        (config.key_text, config.clients) = read_keys(&config.keys, config.services.keys())?;
+        Ok(config)
+    }
+
+    /// Reads the configuration alone: without clients, whatever their file is like.
+    fn read_without_keys(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_safe(path, Exposure::NotWritable)?;
+        let error = |cause| ConfigError::Text { path: path.to_owned(), cause };
+        let raw: RawConfig = from_toml(&text).map_err(error)?;
+        raw.check(&text).map_err(error)?;
+        let RawConfig { mut gate, services, firewall, process, mut admin } = raw;
+        // Relative to this file, not to wherever the gate is started: it must not remember in two places.
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let keys = folder.join(&gate.keys);
+        gate.state = folder.join(&gate.state);
+        admin.socket = folder.join(&admin.socket);
+        let services = services.into_iter().map(|(name, service)| (name, service.into_inner())).collect();
+        let (key_text, clients, path) = (Zeroizing::default(), vec![], path.to_owned());
+        Ok(Self { gate, services, firewall, process, admin, keys, key_text, clients, path })
+    }
+
+    /// What the guard takes that stands without a gate.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first mistake in the configuration; the key file is not looked at.
+    pub(crate) fn guard_alone(path: &Path) -> Result<(Reach, Guard), ConfigError> {
+        let config = Self::read_without_keys(path)?;
+        Ok((config.reach(), config.guard(None)))
+    }
+
+    /// Where the gate of this configuration answers its administrators. A gate that runs can be asked, and told to end
+    /// leases, whatever mistakes have got into its files since: they are not looked at.
+    pub(crate) fn admin_socket(path: &Path) -> PathBuf {
+        #[derive(Default, Deserialize)]
+        struct OnlyAdmin {
+            #[serde(default)]
+            admin: AdminConfig,
+        }
+        let text = read_safe(path, Exposure::NotWritable).unwrap_or_default();
+        let only: OnlyAdmin = from_toml(&text).unwrap_or_default();
+        path.parent().unwrap_or(Path::new("")).join(only.admin.socket)
+    }
+
+    /// The group that may ask the gate, beside root.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unfit`] when there is no such group.
+    pub(crate) fn admin_group(&self) -> Result<Option<u32>, ConfigError> {
+        let Some(name) = &self.admin.group else { return Ok(None) };
+        let unfit = |problem| ConfigError::Unfit { path: self.path.clone(), problem };
+        match nix::unistd::Group::from_name(name) {
+            Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
+            Ok(None) => Err(unfit(format!("there is no group {name} on this host: name another in [admin]"))),
+            Err(error) => Err(unfit(format!("cannot look up the group {name} of [admin]: {error}"))),
+        }
+    }
+
+    /// Who the processes are that meet the world.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unfit`] when there is no such user, or it is root.
+    pub(crate) fn identity(&self) -> Result<Identity, ConfigError> {
+        let name = &self.process.user;
+        let unfit = |problem| ConfigError::Unfit { path: self.path.clone(), problem };
+        let user = nix::unistd::User::from_name(name)
+            .map_err(|error| unfit(format!("cannot look up the user {name} of [process]: {error}")))?;
+        let user = user.ok_or_else(|| {
+            unfit(format!(
+                "there is no user {name} on this host: make it (useradd --system --shell /usr/sbin/nologin {name}), \
+                 or name another in [process]: user = \"...\""
+            ))
+        })?;
+        if user.uid.is_root() {
+            return Err(unfit(format!("user {name} is root: name an unprivileged one in [process]")));
+        }
+        let landlock_optional = self.process.landlock == Landlock::IfAvailable;
+        Ok(Identity { uid: user.uid.as_raw(), gid: user.gid.as_raw(), landlock_optional })
+    }
+}
+
+/// Reads the key file, text and clients: nobody else may read it, and its clients' services must exist.
+fn read_keys<'a>(
+    path: &Path,
+    services: impl IntoIterator<Item = &'a ServiceName>,
+) -> Result<(Zeroizing<String>, Vec<ClientEntry>), ConfigError> {
+    let text = read_safe(path, Exposure::NotReadable)?;
+    let error = |cause| ConfigError::Text { path: path.to_owned(), cause };
+    let clients = KeyFile::parse(&text).map_err(error)?.into_clients();
+    let known: Vec<_> = services.into_iter().collect();
+    for client in &clients {
+        if let Some(unknown) = client.services.iter().find(|service| !known.contains(service)) {
+            let name = format!("name = \"{}\"", client.name);
+            let start = text.find(&name).unwrap_or(0);
+            let message = format!("client {}: posternd.toml has no [services.{unknown}]", client.name);
+            return Err(error(TextError::at(&text, &(start..start), message)));
+        }
+    }
+    Ok((text, clients))
+}

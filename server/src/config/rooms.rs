@@ -1,0 +1,118 @@
+//! What each room is told of the configuration, and no more.
+
+use std::path::PathBuf;
+
+use postern_proto::WallTime;
+use postern_proto::keyfile::ClientEntry;
+
+use super::Config;
+use super::sections::{Established, FamilyName, GrantStyle, GuardStyle, ServiceConfig};
+use crate::clock::BootTime;
+use crate::front::gate::{ServiceLimits, ServiceTable};
+use crate::front::process::{self as front, Enrolled, Watch};
+use crate::warden::firewall::Family;
+use crate::warden::guard::{Admit, Guard, GuardedPort, Refuse};
+use crate::warden::process::{self as warden, Reach};
+use crate::warden::roll::{Member, Roll, Service};
+
+impl Config {
+    /// What a front is told whose store's folder is new, or is not.
+    pub(crate) fn front(&self, is_new: bool) -> front::Settings {
+        front::Settings { is_new, watch: self.watch(), enrolled: self.enrolled() }
+    }
+
+    /// What one front watches and remembers.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch {
+            interfaces: self.gate.interfaces.clone(),
+            ports: self.gate.ports.clone(),
+            gate: self.gate.id.clone(),
+            tolerance: self.gate.tolerance,
+            store: self.store(),
+        }
+    }
+
+    /// Where the front keeps what it must remember.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.gate.state.join("front")
+    }
+
+    /// Who may knock, with keys.
+    pub(crate) fn enrolled(&self) -> Enrolled {
+        Enrolled { services: self.service_table(), keys: self.key_text.clone() }
+    }
+
+    /// The services' windows.
+    pub(crate) fn service_table(&self) -> ServiceTable {
+        let limits = |service: &ServiceConfig| ServiceLimits {
+            window: service.window,
+            max_window: service.max_window,
+        };
+        self.services.iter().map(|(name, service)| (name.clone(), limits(service))).collect()
+    }
+
+    /// What the warden of a gate that was started at `since` is told; no secret is in it. A trial has an end.
+    pub(crate) fn warden(&self, since: BootTime, trial_end: Option<WallTime>) -> warden::Settings {
+        warden::Settings { since, reach: self.reach(), guard: self.guard(trial_end), roll: self.roll() }
+    }
+
+    /// How the warden reaches the firewall.
+    pub(crate) fn reach(&self) -> Reach {
+        let firewall = &self.firewall;
+        let family = |name: &FamilyName| match name {
+            FamilyName::Ipv4 => Family::V4,
+            FamilyName::Ipv6 => Family::V6,
+        };
+        Reach {
+            variant: firewall.variant,
+            families: firewall.families.iter().map(family).collect(),
+            admit: match firewall.grants {
+                GrantStyle::Accept => Admit::Accept,
+                GrantStyle::Return => Admit::Return,
+            },
+        }
+    }
+
+    /// What is shut unless granted.
+    pub(crate) fn guard(&self, trial_end: Option<WallTime>) -> Guard {
+        let firewall = &self.firewall;
+        Guard {
+            knock_ports: self.gate.ports.clone(),
+            ports: self.guarded_ports(),
+            always_allow: firewall.always_allow.clone(),
+            refuse: match firewall.guard {
+                GuardStyle::Drop => Refuse::Drop,
+                GuardStyle::Reset => Refuse::Reset,
+            },
+            until: trial_end,
+        }
+    }
+
+    fn guarded_ports(&self) -> Vec<GuardedPort> {
+        let guarded = |service: &ServiceConfig| {
+            let keep_established = service.established == Established::Keep;
+            service.ports.clone().into_iter().map(move |port| GuardedPort { port, keep_established })
+        };
+        self.services.values().flat_map(guarded).collect()
+    }
+
+    /// Who may have what, without keys.
+    pub(crate) fn roll(&self) -> Roll {
+        let member = |entry: &ClientEntry| Member {
+            name: entry.name.clone(),
+            services: entry.services.clone(),
+            max_window: entry.max_window,
+            max_leases: entry.max_leases.unwrap_or(ClientEntry::DEFAULT_MAX_LEASES),
+            sources: entry.sources.clone(),
+            not_before: entry.not_before,
+            expires: entry.expires,
+        };
+        let service =
+            |config: &ServiceConfig| Service { ports: config.ports.clone(), max_window: config.max_window };
+        let enabled = self.clients.iter().filter(|entry| !entry.disabled);
+        Roll {
+            members: enabled.map(|entry| (entry.id, member(entry))).collect(),
+            services: self.services.iter().map(|(name, config)| (name.clone(), service(config))).collect(),
+        }
+    }
+}

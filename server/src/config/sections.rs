@@ -1,0 +1,284 @@
+//! The sections of posternd.toml as they are written, and what is wrong with one that cannot be meant.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use postern_proto::profile::Host;
+use postern_proto::text::TextError;
+use postern_proto::{GateId, Port, ServiceName, Tolerance, Window};
+use serde::{Deserialize, Deserializer, de};
+use toml::Spanned;
+
+use crate::admin::DEFAULT_SOCKET;
+use crate::warden::firewall::Variant;
+
+/// Knock ports of one gate, at the most.
+const MAX_KNOCK_PORTS: usize = 8;
+/// Interfaces of one gate, at the most.
+const MAX_INTERFACES: usize = 64;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub(super) gate: GateConfig,
+    pub(super) services: BTreeMap<ServiceName, Spanned<ServiceConfig>>,
+    #[serde(default)]
+    pub(super) firewall: FirewallConfig,
+    #[serde(default)]
+    pub(super) process: ProcessConfig,
+    #[serde(default)]
+    pub(super) admin: AdminConfig,
+}
+
+/// `[gate]`.
+#[derive(PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GateConfig {
+    pub(crate) id: GateId,
+    #[serde(deserialize_with = "knock_ports")]
+    pub(crate) ports: Vec<NonZeroU16>,
+    #[serde(default = "any_interface", deserialize_with = "some_interface")]
+    pub(crate) interfaces: Vec<String>,
+    #[serde(default)]
+    pub(crate) addresses: Vec<Host>,
+    #[serde(default, deserialize_with = "tolerance")]
+    pub(crate) tolerance: Tolerance,
+    #[serde(default = "default_keys")]
+    pub(super) keys: PathBuf,
+    #[serde(default = "default_state")]
+    pub(super) state: PathBuf,
+}
+
+/// `[services.NAME]`.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ServiceConfig {
+    pub(crate) ports: Vec<Port>,
+    #[serde(default = "default_window")]
+    pub(crate) window: Window,
+    #[serde(default = "default_max_window")]
+    pub(crate) max_window: Window,
+    #[serde(default)]
+    pub(super) established: Established,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Established {
+    #[default]
+    Keep,
+    Cut,
+}
+
+/// `[firewall]`.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct FirewallConfig {
+    /// There is one; naming it is allowed.
+    #[serde(rename = "backend")]
+    _backend: Backend,
+    pub(super) variant: Variant,
+    #[serde(deserialize_with = "some_family")]
+    pub(super) families: Vec<FamilyName>,
+    pub(super) guard: GuardStyle,
+    pub(super) grants: GrantStyle,
+    pub(super) always_allow: Vec<IpNet>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Backend {
+    Iptables,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum FamilyName {
+    Ipv4,
+    Ipv6,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum GuardStyle {
+    Drop,
+    Reset,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum GrantStyle {
+    Accept,
+    Return,
+}
+
+impl Default for FirewallConfig {
+    fn default() -> Self {
+        Self {
+            _backend: Backend::Iptables,
+            variant: Variant::Auto,
+            families: vec![FamilyName::Ipv4, FamilyName::Ipv6],
+            guard: GuardStyle::Drop,
+            grants: GrantStyle::Accept,
+            always_allow: vec![],
+        }
+    }
+}
+
+/// `[process]`.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct ProcessConfig {
+    pub(super) user: String,
+    pub(super) landlock: Landlock,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Landlock {
+    Require,
+    IfAvailable,
+}
+
+impl Default for ProcessConfig {
+    fn default() -> Self {
+        Self { user: "postern".to_owned(), landlock: Landlock::Require }
+    }
+}
+
+/// `[admin]`.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct AdminConfig {
+    /// Where the gate answers its administrators.
+    pub(crate) socket: PathBuf,
+    /// Who may ask beside root.
+    pub(super) group: Option<String>,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { socket: DEFAULT_SOCKET.into(), group: None }
+    }
+}
+
+impl RawConfig {
+    /// What no single field can tell.
+    pub(super) fn check(&self, text: &str) -> Result<(), TextError> {
+        let mut taken = HashMap::new();
+        for (name, service) in &self.services {
+            let error = |message: String| Err(TextError::at(text, &service.span(), message));
+            let config = service.get_ref();
+            if config.ports.is_empty() {
+                return error(format!("service {name} has no ports: list at least one, such as \"22/tcp\""));
+            }
+            if config.window > config.max_window {
+                return error(format!("service {name}: its window is longer than its max-window"));
+            }
+            for port in &config.ports {
+                if let Some(other) = taken.insert(port, name) {
+                    return error(format!("port {port} is listed twice, for {other} and {name}"));
+                }
+                let knock =
+                    port.protocol == postern_proto::Protocol::Udp && self.gate.ports.contains(&port.number);
+                if knock {
+                    return error(format!(
+                        "service {name}: {port} is a knock port of this gate; choose another"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn knock_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NonZeroU16>, D::Error> {
+    let ports = Vec::<NonZeroU16>::deserialize(deserializer)?;
+    let twice = ports.iter().enumerate().any(|(i, port)| ports[..i].contains(port));
+    if ports.is_empty() || ports.len() > MAX_KNOCK_PORTS || twice {
+        return Err(de::Error::custom(format!("list 1 to {MAX_KNOCK_PORTS} different UDP ports for knocks")));
+    }
+    Ok(ports)
+}
+
+fn some_interface<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    if names.is_empty() || names.len() > MAX_INTERFACES {
+        return Err(de::Error::custom(format!(
+            "list at least one interface and at most {MAX_INTERFACES}, or leave the key out for any"
+        )));
+    }
+    // IFNAMSIZ, with the zero at its end.
+    if names.iter().any(|name| name.is_empty() || name.len() > 15) {
+        return Err(de::Error::custom("an interface's name has 1 to 15 bytes"));
+    }
+    Ok(names)
+}
+
+fn some_family<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FamilyName>, D::Error> {
+    let families = Vec::<FamilyName>::deserialize(deserializer)?;
+    if families.is_empty() {
+        return Err(de::Error::custom(
+            "families is empty: nobody could be let in; leave the key out for both",
+        ));
+    }
+    Ok(families)
+}
+
+fn tolerance<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tolerance, D::Error> {
+    let window = Window::deserialize(deserializer)?;
+    Tolerance::new(window.duration()).map_err(de::Error::custom)
+}
+
+fn any_interface() -> Vec<String> {
+    vec!["any".to_owned()]
+}
+
+fn default_keys() -> PathBuf {
+    "keys".into()
+}
+
+fn default_state() -> PathBuf {
+    "/var/lib/postern".into()
+}
+
+const fn default_window() -> Window {
+    Window::DEFAULT
+}
+
+const fn default_max_window() -> Window {
+    Window::DEFAULT_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_proto::text::from_toml;
+
+    use super::*;
+
+    #[test]
+    fn the_example_reads() {
+        let text = include_str!("../../posternd.example.toml");
+        let raw: RawConfig = from_toml(text).unwrap();
+        assert_eq!(raw.check(text), Ok(()));
+        // With the defaults that its comments name.
+        let uncommented =
+            |line: &'static str| line.strip_prefix('#').filter(|rest| rest.contains(" = ")).unwrap_or(line);
+        let all = text.lines().map(uncommented).collect::<Vec<_>>().join("\n");
+        let mut full: RawConfig = from_toml(&all).unwrap();
+        // What stands there for an example, where the default is none.
+        full.gate.interfaces = any_interface();
+        full.firewall.always_allow.clear();
+        full.admin.group = None;
+        assert!(raw.gate == full.gate, "[gate]");
+        assert_eq!((raw.firewall, raw.process, raw.admin), (full.firewall, full.process, full.admin));
+        let services = |raw: BTreeMap<_, Spanned<ServiceConfig>>| {
+            raw.into_iter()
+                .map(|(name, service)| (name, service.into_inner()))
+                .collect::<Vec<(ServiceName, _)>>()
+        };
+        assert_eq!(services(raw.services), services(full.services));
+    }
+}
