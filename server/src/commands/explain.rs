@@ -11,7 +11,7 @@ use postern_proto::{Datagram, Epoch, GateKeys, Hint, Refusal, WallTime, open};
 use crate::clock::{BootTime, Now};
 use crate::config::Config;
 use crate::front::capture::read_file;
-use crate::front::frame::Frame;
+use crate::front::frame::{Content, Frame};
 use crate::front::gate::{Client, Gate, Memory, Outcome, Refused, Verdict};
 
 /// How far a clock may be off for a knock to be named all the same.
@@ -59,11 +59,14 @@ impl Explainer {
     }
 
     fn explain(&mut self, at: WallTime, frame: &Frame<'_>) -> String {
-        let Frame { source, source_port, destination, port, payload } = frame;
+        let Frame { source, source_port, destination, port, content } = frame;
         let route = format!("{source} port {source_port} -> {destination} port {port}");
         if !self.config_ports.iter().any(|knock| knock.get() == *port) {
             return format!("{route}: not for the gate: {port} is not a knock port");
         }
+        let Content::Datagram(payload) = content else {
+            return format!("{route}: not for the gate: TCP; a knock is UDP");
+        };
         let Some(datagram) = Datagram::new(payload) else {
             return format!("{route}: not for the gate: {} bytes; a knock has {KNOCK_LEN}", payload.len());
         };

@@ -1,10 +1,10 @@
-//! From a captured frame to the UDP datagram it carries. Pure, and it trusts nothing.
+//! From a captured frame to the UDP datagram it carries, or to the head of its TCP segment. Pure, and it trusts nothing.
 //!
 //! Every byte here may be a stranger's, and every length may lie: a datagram is handed on only when the frame, the IP
 //! header and the UDP header agree about where it ends, and it is always a part of the frame. Nothing is copied and
 //! nothing is allocated, since a flood of junk comes this way at line rate.
 //!
-//! Refused, besides what is no UDP:
+//! Refused, besides what is neither UDP nor TCP:
 //! - fragments, whole ("atomic") IPv6 ones too: pieces would have to be kept for strangers, and no knock needs them;
 //! - an authentication header: the capture sees it before the kernel has checked it;
 //! - IPv6 jumbograms, whose length field is zero;
@@ -17,7 +17,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use etherparse::err::ip::{HeadersError, SliceError};
-use etherparse::{IpSlice, Ipv6ExtensionSlice, LenSource, UdpSlice, ip_number};
+use etherparse::{
+    IpPayloadSlice, IpSlice, Ipv6ExtensionSlice, LenSource, TcpHeaderSlice, UdpSlice, ip_number,
+};
 use pcap::Linktype;
 
 #[cfg(test)]
@@ -47,6 +49,8 @@ const COOKED_LEN: usize = 16;
 const COOKED2_PROTOCOL_AT: usize = 0;
 const COOKED2_TYPE_AT: usize = 10;
 const COOKED2_LEN: usize = 20;
+/// TCP: the flags are one byte of the header.
+const TCP_FLAGS_AT: usize = 13;
 /// BSD loopback: an address family, in whose byte order and number systems differ; the IP version says the same.
 const LOOPBACK_LEN: usize = 4;
 
@@ -101,22 +105,36 @@ impl fmt::Display for UnsupportedLink {
 
 impl std::error::Error for UnsupportedLink {}
 
-/// One UDP datagram, as it arrived.
+/// One packet, as it arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
-    /// The address in the IP header: whoever sent the datagram chose it.
+    /// The address in the IP header: whoever sent the packet chose it.
     pub(crate) source: IpAddr,
-    /// UDP source port.
+    /// Source port.
     pub(crate) source_port: u16,
     /// The address it was sent to.
     pub(crate) destination: IpAddr,
-    /// UDP destination port.
+    /// Destination port.
     pub(crate) port: u16,
-    /// The UDP payload, of any length.
-    pub(crate) payload: &'a [u8],
+    /// What it is.
+    pub(crate) content: Content<'a>,
 }
 
-/// Why a frame holds no datagram for the gate.
+/// What a packet is, by its transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content<'a> {
+    /// UDP, with its payload, of any length.
+    Datagram(&'a [u8]),
+    /// TCP; what the segment carries is not looked at.
+    Segment {
+        /// The flags, as they stand in the header.
+        flags: u8,
+        /// The sequence number.
+        sequence: u32,
+    },
+}
+
+/// Why a frame holds no packet for the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unfit {
     /// This host sent it, or it was for another host (Linux cooked frames tell).
@@ -131,15 +149,15 @@ pub(crate) enum Unfit {
     /// An authentication header, a jumbogram, or extension headers out of order.
     #[error("an IP extension that no knock uses")]
     Extension,
-    /// Another protocol than UDP.
-    #[error("not UDP")]
-    NotUdp,
+    /// Another protocol than UDP and TCP.
+    #[error("neither UDP nor TCP")]
+    OtherTransport,
     /// Cut short, or lengths that contradict one another.
     #[error("cut short, or its lengths disagree")]
     Length,
 }
 
-/// Finds the UDP datagram in a frame.
+/// Finds the UDP datagram in a frame, or the head of the TCP segment.
 ///
 /// # Errors
 ///
@@ -152,22 +170,29 @@ pub(crate) fn parse(link: Link, frame: &[u8]) -> Result<Frame<'_>, Unfit> {
     })?;
     check_headers(&ip)?;
 
-    let packet = ip.payload();
-    if packet.ip_number != ip_number::UDP {
-        return Err(Unfit::NotUdp);
+    let (source_port, port, content) = transport(ip.payload())?;
+    Ok(Frame { source: ip.source_addr(), source_port, destination: ip.destination_addr(), port, content })
+}
+
+/// The ports, and what the IP packet carries.
+fn transport<'a>(packet: &IpPayloadSlice<'a>) -> Result<(u16, u16, Content<'a>), Unfit> {
+    match packet.ip_number {
+        ip_number::UDP => {
+            let udp = UdpSlice::from_slice(packet.payload).map_err(|_| Unfit::Length)?;
+            // The parser would also take a length of zero, or one that leaves a rest.
+            if usize::from(udp.length()) != packet.payload.len() {
+                return Err(Unfit::Length);
+            }
+            Ok((udp.source_port(), udp.destination_port(), Content::Datagram(udp.payload())))
+        }
+        ip_number::TCP => {
+            let tcp = TcpHeaderSlice::from_slice(packet.payload).map_err(|_| Unfit::Length)?;
+            let content =
+                Content::Segment { flags: tcp.slice()[TCP_FLAGS_AT], sequence: tcp.sequence_number() };
+            Ok((tcp.source_port(), tcp.destination_port(), content))
+        }
+        _ => Err(Unfit::OtherTransport),
     }
-    let udp = UdpSlice::from_slice(packet.payload).map_err(|_| Unfit::Length)?;
-    // The parser would also take a length of zero, or one that leaves a rest.
-    if usize::from(udp.length()) != packet.payload.len() {
-        return Err(Unfit::Length);
-    }
-    Ok(Frame {
-        source: ip.source_addr(),
-        source_port: udp.source_port(),
-        destination: ip.destination_addr(),
-        port: udp.destination_port(),
-        payload: udp.payload(),
-    })
 }
 
 /// The IP packet that the link layer carries, and after it perhaps padding.

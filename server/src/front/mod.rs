@@ -32,6 +32,7 @@ pub(crate) mod process;
 pub mod store;
 
 use capture::{Capture, Opened};
+use frame::{Content, Frame};
 use gate::{Gate, Outcome, Purge, Refused, Unrecorded, Verdict};
 use process::{Command, Enrolled, Event, Settings};
 use store::Store;
@@ -184,8 +185,10 @@ async fn watch(
 ) -> anyhow::Result<()> {
     let mut dropped = 0;
     loop {
-        let each = |frame: frame::Frame<'_>| {
-            if let Some(datagram) = Datagram::new(frame.payload) {
+        let each = |frame: Frame<'_>| {
+            if let Content::Datagram(payload) = frame.content
+                && let Some(datagram) = Datagram::new(payload)
+            {
                 desk.knock(frame.source, datagram);
             }
         };

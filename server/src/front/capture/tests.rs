@@ -13,6 +13,7 @@ use rustix::thread::{
     sched_setaffinity, set_capabilities,
 };
 
+use super::super::frame::Content;
 use super::super::frame::craft::{Craft, KNOCK, PORT, table};
 use super::*;
 
@@ -136,7 +137,10 @@ async fn seen_until(capture: &mut Capture, last_source_port: u16) -> Vec<Seen> {
                     source_port: frame.source_port,
                     port: frame.port,
                     v6: frame.source.is_ipv6(),
-                    length: frame.payload.len(),
+                    length: match frame.content {
+                        Content::Datagram(payload) => payload.len(),
+                        Content::Segment { .. } => panic!("a TCP segment has passed"),
+                    },
                 });
             })
             .await

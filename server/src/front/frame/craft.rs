@@ -7,6 +7,10 @@ use super::{Link, Unfit};
 /// A destination port that counts as the gate's.
 pub(in crate::front) const PORT: u16 = 62201;
 pub(in crate::front) const SOURCE_PORT: u16 = 40_000;
+/// The sequence number of each segment.
+pub(in crate::front) const SEQUENCE: u32 = 0x0102_0304;
+/// The flag of a segment that begins a connection.
+pub(in crate::front) const SYN: u8 = 0x02;
 /// The size of a knock.
 pub(in crate::front) const KNOCK: usize = 256;
 
@@ -51,6 +55,8 @@ pub(in crate::front) struct Craft {
     /// IPv4's flags and offset; for IPv6, those of each fragment header among the extensions.
     pub(in crate::front) fragment: u16,
     pub(in crate::front) protocol: u8,
+    /// A TCP segment with these flags, in place of the datagram.
+    pub(in crate::front) flags: Option<u8>,
     pub(in crate::front) source_port: u16,
     pub(in crate::front) port: u16,
     pub(in crate::front) payload: usize,
@@ -74,6 +80,7 @@ impl Default for Craft {
             extensions: Vec::new(),
             fragment: 0,
             protocol: UDP,
+            flags: None,
             source_port: SOURCE_PORT,
             port: PORT,
             payload: KNOCK,
@@ -120,7 +127,7 @@ impl Craft {
     /// The IP packet.
     fn packet(&self) -> Vec<u8> {
         let mut inner = self.extension_headers();
-        inner.extend(self.datagram());
+        inner.extend(self.flags.map_or_else(|| self.datagram(), |flags| self.segment(flags)));
         let length = |true_length: usize| {
             u16::try_from(true_length).unwrap().wrapping_add_signed(self.ip_length_off).to_be_bytes()
         };
@@ -166,6 +173,15 @@ impl Craft {
             headers.extend(header);
         }
         headers
+    }
+
+    /// Without options, and as long as its payload makes it.
+    fn segment(&self, flags: u8) -> Vec<u8> {
+        let mut segment = [self.source_port.to_be_bytes(), self.port.to_be_bytes()].concat();
+        segment.extend(SEQUENCE.to_be_bytes());
+        segment.extend([0, 0, 0, 0, 5 << 4, flags]);
+        segment.resize(20 + self.payload, 0);
+        segment
     }
 
     fn datagram(&self) -> Vec<u8> {
@@ -239,6 +255,14 @@ pub(in crate::front) fn table() -> Vec<Row> {
             row("another length", Craft { payload, ..craft.clone() }, Ok(()), false);
         }
     }
+    for craft in [v4(), v6(), Craft { options: 40, ..v4() }, Craft { extensions: vec![(ROUTING, 8)], ..v6() }]
+    {
+        for payload in [0, 1, KNOCK] {
+            let segment = Craft { protocol: TCP, flags: Some(SYN), payload, ..craft.clone() };
+            row("TCP", segment.clone(), Ok(()), false);
+            row("TCP behind a tag", Craft { tags: &[CUSTOMER], padding: 2, ..segment }, Ok(()), false);
+        }
+    }
     let three = vec![(HOP_BY_HOP, 8), (DESTINATION, 8), (ROUTING, 8)];
     row("more extensions than the filter follows", Craft { extensions: three, ..v6() }, Ok(()), false);
 
@@ -256,9 +280,9 @@ pub(in crate::front) fn table() -> Vec<Row> {
     for craft in [v4(), v6()] {
         let authenticated = Craft { extensions: vec![(AUTHENTICATION, 24)], ..craft.clone() };
         refused("authentication header", authenticated, Unfit::Extension);
-        refused("TCP", Craft { protocol: TCP, ..craft.clone() }, Unfit::NotUdp);
-        refused("ESP", Craft { protocol: ESP, ..craft.clone() }, Unfit::NotUdp);
-        refused("no next header", Craft { protocol: NOTHING, ..craft.clone() }, Unfit::NotUdp);
+        refused("TCP that is none", Craft { protocol: TCP, ..craft.clone() }, Unfit::Length);
+        refused("ESP", Craft { protocol: ESP, ..craft.clone() }, Unfit::OtherTransport);
+        refused("no next header", Craft { protocol: NOTHING, ..craft.clone() }, Unfit::OtherTransport);
         let three = &[SERVICE, CUSTOMER, CUSTOMER];
         refused("three tags", Craft { tags: three, ..craft.clone() }, Unfit::NotIp);
         refused("ARP", Craft { ethertype: Some(0x0806), ..craft.clone() }, Unfit::NotIp);

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::craft::{Craft, LINKS, SOURCE_PORT, table};
+use super::craft::{Craft, LINKS, SEQUENCE, SOURCE_PORT, table};
 use super::*;
 
 #[test]
@@ -16,7 +16,11 @@ fn each_frame_has_its_verdict() {
                 assert_eq!((frame.source, frame.destination), row.craft.addresses());
                 assert_eq!((frame.source_port, frame.port), (SOURCE_PORT, row.craft.port));
                 let end = bytes.len() - row.craft.padding;
-                assert_eq!(frame.payload, &bytes[end - row.craft.payload..end]);
+                let expected = match row.craft.flags {
+                    Some(flags) => Content::Segment { flags, sequence: SEQUENCE },
+                    None => Content::Datagram(&bytes[end - row.craft.payload..end]),
+                };
+                assert_eq!(frame.content, expected);
             }
         }
     }
@@ -76,7 +80,8 @@ fn link_types_are_told_apart() {
 }
 
 /// The payload is a part of the frame, by address.
-fn assert_within(frame: &[u8], payload: &[u8]) {
+fn assert_within(frame: &[u8], content: Content<'_>) {
+    let Content::Datagram(payload) = content else { return };
     let (outer, inner) = (frame.as_ptr_range(), payload.as_ptr_range());
     assert!(outer.start <= inner.start && inner.end <= outer.end);
 }
@@ -88,7 +93,7 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 0..600),
     ) {
         if let Ok(frame) = parse(link, &bytes) {
-            assert_within(&bytes, frame.payload);
+            assert_within(&bytes, frame.content);
         }
     }
 
@@ -107,7 +112,7 @@ proptest! {
         }
         bytes.truncate(len.index(bytes.len() + 1));
         if let Ok(frame) = parse(link, &bytes) {
-            assert_within(&bytes, frame.payload);
+            assert_within(&bytes, frame.content);
         }
     }
 }
