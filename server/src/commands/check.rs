@@ -43,7 +43,7 @@ async fn look(config: &Config, firewall: &Firewall) -> anyhow::Result<()> {
         problem(error.to_string());
     }
     for interface in &config.gate.interfaces {
-        match Opened::open(interface, &config.gate.ports) {
+        match Opened::open(interface, &config.sought()) {
             Ok(_) => println!("interface {interface}: can be watched"),
             Err(error) if error.may_pass() => println!("warning: {error}; the gate waits for it"),
             Err(error) => problem(error.to_string()),

@@ -55,7 +55,7 @@ impl Explainer {
         let keys = GateKeys::derive(&watch.gate);
         let clients = config.clients.iter().map(|entry| Client::new(&watch.gate, entry)).collect();
         let gate = Gate::new(keys.clone(), watch.tolerance, config.service_table(), clients, memory, first);
-        Self { config_ports: watch.ports, gate, keys, first, last, wide: None }
+        Self { config_ports: watch.sought.knocks, gate, keys, first, last, wide: None }
     }
 
     fn explain(&mut self, at: WallTime, frame: &Frame<'_>) -> String {

@@ -8,6 +8,7 @@ use postern_proto::keyfile::ClientEntry;
 use super::Config;
 use super::sections::{Established, FamilyName, GrantStyle, GuardStyle, ServiceConfig};
 use crate::clock::BootTime;
+use crate::front::filter::Sought;
 use crate::front::gate::{ServiceLimits, ServiceTable};
 use crate::front::process::{self as front, Enrolled, Watch};
 use crate::warden::firewall::Family;
@@ -25,11 +26,16 @@ impl Config {
     pub(crate) fn watch(&self) -> Watch {
         Watch {
             interfaces: self.gate.interfaces.clone(),
-            ports: self.gate.ports.clone(),
+            sought: self.sought(),
             gate: self.gate.id.clone(),
             tolerance: self.gate.tolerance,
             store: self.store(),
         }
+    }
+
+    /// What its captures are to see.
+    pub(crate) fn sought(&self) -> Sought {
+        Sought { knocks: self.gate.ports.clone(), ..Sought::default() }
     }
 
     /// Where the front keeps what it must remember.

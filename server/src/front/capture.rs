@@ -9,7 +9,6 @@
 //! is captured at both.
 
 use std::io;
-use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +17,7 @@ use postern_proto::WallTime;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::filter;
+use super::filter::{self, Sought};
 use super::frame::{self, Frame, Link, Unfit, UnsupportedLink};
 
 #[cfg(test)]
@@ -148,13 +147,13 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Opens a capture of what may be a knock to `ports` on the interface, or on all of them for `any`.
+    /// Opens a capture of what is sought on the interface, or on all of them for `any`.
     ///
     /// # Errors
     ///
     /// When there is no such interface, it is down or of an unknown kind, or capturing is not permitted.
-    pub(crate) fn open(interface: &str, ports: &[NonZeroU16]) -> Result<Self, CaptureError> {
-        let (link, pcap) = activate(interface, ports)?;
+    pub(crate) fn open(interface: &str, sought: &Sought) -> Result<Self, CaptureError> {
+        let (link, pcap) = activate(interface, sought)?;
         Ok(Self { interface: interface.to_owned(), link, pcap })
     }
 }
@@ -245,7 +244,7 @@ impl Capture {
 }
 
 /// Starts the capture, with the filter on it.
-fn activate(interface: &str, ports: &[NonZeroU16]) -> Result<(Link, pcap::Capture<Active>), CaptureError> {
+fn activate(interface: &str, sought: &Sought) -> Result<(Link, pcap::Capture<Active>), CaptureError> {
     let live = |source| CaptureError::live(interface, source);
     let mut pcap = pcap::Capture::from_device(interface)
         .map_err(live)?
@@ -257,7 +256,7 @@ fn activate(interface: &str, ports: &[NonZeroU16]) -> Result<(Link, pcap::Captur
         .map_err(live)?;
     let link = Link::try_from(pcap.get_datalink())
         .map_err(|link| CaptureError::UnsupportedInterface { interface: interface.to_owned(), link })?;
-    pcap.filter(&filter::expression(link, ports), true).map_err(live)?;
+    pcap.filter(&filter::expression(link, sought), true).map_err(live)?;
     pcap.direction(Direction::In).map_err(live)?;
     let pcap = pcap.setnonblock().map_err(live)?;
     Ok((link, pcap))

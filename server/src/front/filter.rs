@@ -1,11 +1,16 @@
-//! The expression that libpcap compiles into the kernel's packet filter: only what may be a knock wakes the gate.
+//! The expression that libpcap compiles into the kernel's packet filter: only what may be a knock, or a step of a
+//! sequence, wakes the gate.
 //!
-//! Admitted is a UDP datagram, no fragment, to one of the gate's ports, whose UDP header and IP header both say that
+//! A knock is a UDP datagram, no fragment, to one of the gate's ports, whose UDP header and IP header both say that
 //! its payload has the size of a knock:
 //! - IPv4 with any options, where neither header is followed by a rest;
 //! - IPv6 with up to two extension headers (hop-by-hop, routing, destination options), each as long as it says;
 //! - on Ethernet with up to two VLAN tags. On other links libpcap knows no tags, and needs none: on `any` a tagged frame
 //!   shows up once more, untagged, at the VLAN interface that takes it in.
+//!
+//! A step is a UDP datagram, or a TCP segment with the flags that it must have, to one of the ports that sequences are made
+//! of. Where a sequence counts strays, every datagram and every segment that begins a connection is admitted: whoever
+//! scans the host is to be seen. No step is looked for behind extension headers; no kernel sends one there.
 //!
 //! The frame parser decides in the end. It follows more extension headers than two, which therefore never reach it
 //! live; what the filter leaves to it are frames cut short, and an IP version that belies the link layer's.
@@ -14,22 +19,103 @@
 
 use std::num::NonZeroU16;
 
-use postern_proto::KNOCK_LEN;
+use postern_proto::{KNOCK_LEN, Protocol};
+use serde::{Deserialize, Serialize};
 
 use super::frame::Link;
+
+/// What a capture is to see.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sought {
+    /// UDP ports that knocks come to.
+    pub(crate) knocks: Vec<NonZeroU16>,
+    /// What may be a step of a sequence.
+    pub(crate) steps: Vec<Touch>,
+    /// Whether all datagrams and beginnings of connections count, to whatever port.
+    pub(crate) strays: bool,
+}
+
+/// Packets to a range of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Touch {
+    pub(crate) protocol: Protocol,
+    /// The first port and the last.
+    pub(crate) ports: (NonZeroU16, NonZeroU16),
+    /// Flags of a TCP segment that must be set, and that must be clear.
+    pub(crate) flags: (u8, u8),
+}
+
+/// Touches that are told apart, at the most; more are taken together, for a small program (see its test).
+const TOUCHES: usize = 8;
+
+/// TCP's flags in the filter's terms: SYN, and no ACK.
+const BEGINS: &str = "& 0x12 = 0x02";
 
 /// Size of a UDP header in bytes (RFC 768).
 const UDP_HEADER_LEN: usize = 8;
 /// What the UDP length field of a knock says.
 const UDP_LEN: usize = UDP_HEADER_LEN + KNOCK_LEN;
 
-/// The filter for knocks to `ports` on such a link, in libpcap's language (pcap-filter(7)).
-pub(super) fn expression(link: Link, ports: &[NonZeroU16]) -> String {
-    let knock = format!("({} or {})", ipv4(ports), ipv6(ports));
+/// The filter for what is sought on such a link, in libpcap's language (pcap-filter(7)).
+pub(super) fn expression(link: Link, sought: &Sought) -> String {
+    let Sought { knocks, steps, strays } = sought;
+    let mut seen = vec![ipv4(knocks), ipv6(knocks)];
+    if *strays {
+        seen.push(format!("(ip[9] = 17 and ip[6:2] & 0x3fff = 0) or ip6[6] = 17 or tcp[13] {BEGINS}"));
+        seen.push(format!("(ip6[6] = 6 and ip6[53] {BEGINS})"));
+    }
+    seen.extend(together(steps).into_iter().map(touch));
+    let seen = format!("({})", seen.join(" or "));
     match link {
         // Each `vlan` moves the offsets of all that follows it by one tag.
-        Link::Ethernet => format!("{knock} or (vlan and ({knock} or (vlan and {knock})))"),
-        Link::Cooked | Link::Cooked2 | Link::Raw | Link::Loopback => knock,
+        Link::Ethernet => format!("{seen} or (vlan and ({seen} or (vlan and {seen})))"),
+        Link::Cooked | Link::Cooked2 | Link::Raw | Link::Loopback => seen,
+    }
+}
+
+/// Few touches that cover these.
+fn together(steps: &[Touch]) -> Vec<Touch> {
+    let mut distinct: Vec<Touch> = Vec::new();
+    for step in steps {
+        if !distinct.contains(step) {
+            distinct.push(*step);
+        }
+    }
+    if distinct.len() <= TOUCHES {
+        return distinct;
+    }
+    [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .filter_map(|protocol| {
+            let of_protocol = distinct.iter().filter(|touch| touch.protocol == protocol);
+            of_protocol.copied().reduce(|one, other| Touch {
+                protocol,
+                ports: (one.ports.0.min(other.ports.0), one.ports.1.max(other.ports.1)),
+                flags: (one.flags.0 & other.flags.0, one.flags.1 & other.flags.1),
+            })
+        })
+        .collect()
+}
+
+/// Packets of one touch, over IPv4 and IPv6.
+fn touch(Touch { protocol, ports: (first, last), flags: (set, clear) }: Touch) -> String {
+    let port = |at: &str| {
+        if first == last { format!("{at} = {first}") } else { format!("{at} >= {first} and {at} <= {last}") }
+    };
+    match protocol {
+        Protocol::Udp => format!(
+            "(ip[6:2] & 0x3fff = 0 and {}) or (ip6[6] = 17 and {})",
+            port("udp[2:2]"),
+            port("ip6[42:2]")
+        ),
+        Protocol::Tcp => {
+            let flags = format!("& {:#04x} = {set:#04x}", set | clear);
+            format!(
+                "({} and tcp[13] {flags}) or (ip6[6] = 6 and {} and ip6[53] {flags})",
+                port("tcp[2:2]"),
+                port("ip6[42:2]")
+            )
+        }
     }
 }
 
@@ -73,15 +159,16 @@ mod tests {
     use pcap::{BpfProgram, Linktype};
     use proptest::prelude::*;
 
-    use super::super::frame::craft::{Craft, KNOCK, LINKS, PORT, table};
+    use super::super::frame::craft::{Craft, KNOCK, LINKS, PORT, SYN, table};
     use super::super::frame::{Content, Frame, parse};
     use super::*;
 
-    fn ports(ports: &[u16]) -> Vec<NonZeroU16> {
-        ports.iter().map(|&port| NonZeroU16::new(port).unwrap()).collect()
+    fn ports(ports: &[u16]) -> Sought {
+        let knocks = ports.iter().map(|&port| NonZeroU16::new(port).unwrap()).collect();
+        Sought { knocks, ..Sought::default() }
     }
 
-    fn compile(link: Link, ports: &[NonZeroU16]) -> BpfProgram {
+    fn compile(link: Link, sought: &Sought) -> BpfProgram {
         let linktype = match link {
             Link::Ethernet => Linktype::ETHERNET,
             Link::Cooked => Linktype::LINUX_SLL,
@@ -89,7 +176,7 @@ mod tests {
             Link::Raw => Linktype(12),
             Link::Loopback => Linktype::NULL,
         };
-        let expression = expression(link, ports);
+        let expression = expression(link, sought);
         pcap::Capture::dead(linktype).unwrap().compile(&expression, true).expect(&expression)
     }
 
@@ -132,10 +219,80 @@ mod tests {
     #[test]
     fn the_program_is_small() {
         let most = ports(&[1, 53, 123, 443, 500, 1194, PORT, 65535]);
+        let step =
+            |port, tcp: bool| touch_of(if tcp { Protocol::Tcp } else { Protocol::Udp }, (port, port + 9));
+        let steps = |count| (0..count).map(|index| step(1000 + index * 1000, index % 2 == 0)).collect();
+        for (steps, strays, of_ethernet, of_others) in
+            [(steps(0), false, 300, 100), (steps(8), true, 900, 300), (steps(40), true, 600, 200)]
+        {
+            let most = Sought { steps, strays, ..most.clone() };
+            for link in LINKS {
+                let instructions = compile(link, &most).get_instructions().len();
+                let bound = if link == Link::Ethernet { of_ethernet } else { of_others };
+                assert!(instructions <= bound, "{instructions} on {link:?} for {most:?}");
+            }
+        }
+    }
+
+    /// New connections, or datagrams.
+    fn touch_of(protocol: Protocol, ports: (u16, u16)) -> Touch {
+        let port = |number| NonZeroU16::new(number).unwrap();
+        Touch { protocol, ports: (port(ports.0), port(ports.1)), flags: (SYN, 0x15) }
+    }
+
+    #[test]
+    fn steps_are_admitted_and_their_neighbours_are_not() {
+        let ack = 0x10;
+        let steps = vec![
+            touch_of(Protocol::Tcp, (7000, 7000)),
+            touch_of(Protocol::Tcp, (8000, 8009)),
+            touch_of(Protocol::Udp, (9000, 9000)),
+        ];
+        let sought = Sought { steps, ..ports(&[PORT]) };
+        let strays = Sought { strays: true, ..sought.clone() };
         for link in LINKS {
-            let instructions = compile(link, &most).get_instructions().len();
-            let bound = if link == Link::Ethernet { 300 } else { 100 };
-            assert!(instructions <= bound, "{instructions} on {link:?}");
+            let (program, strays) = (compile(link, &sought), compile(link, &strays));
+            for (port, flags, is_step) in [
+                (7000, Some(SYN), true),
+                (7000, Some(SYN | 0xc0), true),
+                (7000, Some(SYN | ack), false),
+                (7000, Some(ack), false),
+                (7000, None, false),
+                (6999, Some(SYN), false),
+                (7999, Some(SYN), false),
+                (8000, Some(SYN), true),
+                (8009, Some(SYN), true),
+                (8010, Some(SYN), false),
+                (9000, Some(SYN), false),
+                (9000, None, true),
+                (9001, None, false),
+            ] {
+                let protocol = if flags.is_some() { 6 } else { 17 };
+                for (v6, payload, options) in [(false, 0, 0), (false, 40, 40), (true, 1, 0)] {
+                    let craft = Craft { v6, options, protocol, flags, port, payload, ..Craft::default() };
+                    assert_eq!(program.filter(&craft.frame(link)), is_step, "{craft:?} on {link:?}");
+                    let counts = flags.is_none_or(|flags| flags & (SYN | ack) == SYN);
+                    assert_eq!(strays.filter(&craft.frame(link)), counts, "{craft:?} on {link:?}");
+                    let later = Craft { fragment: 32, ..craft };
+                    assert!(v6 || !strays.filter(&later.frame(link)), "{later:?} on {link:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_steps_are_all_admitted() {
+        let steps = (0..40u16).map(|index| {
+            let protocol = if index % 3 == 0 { Protocol::Udp } else { Protocol::Tcp };
+            touch_of(protocol, (7000 + 7 * index, 7000 + 7 * index))
+        });
+        let sought = Sought { steps: steps.collect(), ..ports(&[PORT]) };
+        let program = compile(Link::Ethernet, &sought);
+        for Touch { protocol, ports: (port, _), .. } in sought.steps {
+            let flags = (protocol == Protocol::Tcp).then_some(SYN);
+            let protocol = if flags.is_some() { 6 } else { 17 };
+            let craft = Craft { protocol, flags, port: port.get(), payload: 0, ..Craft::default() };
+            assert!(program.filter(&craft.frame(Link::Ethernet)), "{port}");
         }
     }
 

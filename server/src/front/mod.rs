@@ -25,7 +25,7 @@ use crate::order::{Note, Order};
 use crate::process::{Line, Report};
 
 pub(crate) mod capture;
-mod filter;
+pub(crate) mod filter;
 pub(crate) mod frame;
 pub mod gate;
 pub(crate) mod process;

@@ -1,7 +1,6 @@
 //! The front as a process of its own: it opens its captures as root, then gives up everything but its replay store,
 //! its captures, and the links that it was given.
 
-use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::Front;
 use super::capture::Opened;
+use super::filter::Sought;
 use super::gate::{Client, ServiceTable};
 use super::store;
 use crate::clock::Now;
@@ -41,7 +41,7 @@ pub(crate) struct Settings {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Watch {
     pub(crate) interfaces: Vec<String>,
-    pub(crate) ports: Vec<NonZeroU16>,
+    pub(crate) sought: Sought,
     pub(crate) gate: GateId,
     pub(crate) tolerance: Tolerance,
     /// Folder of the replay store.
@@ -108,7 +108,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let orders = descriptors.into_iter().next().context("no link to the warden was handed over")?;
     let (mut captures, mut unwatched) = (Vec::new(), Vec::new());
     for name in &settings.watch.interfaces {
-        match Opened::open(name, &settings.watch.ports) {
+        match Opened::open(name, &settings.watch.sought) {
             Ok(capture) => captures.push(capture),
             Err(error) if error.may_pass() => {
                 warn!(interface = name, "not watched until it is there: {error}");

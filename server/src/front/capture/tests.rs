@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::UdpSocket;
+use std::num::NonZeroU16;
 use std::os::fd::AsFd;
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,8 +25,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const GATE4: &str = "192.0.2.2";
 const GATE6: &str = "2001:db8::2";
 
-fn ports() -> [NonZeroU16; 2] {
-    [53, PORT].map(|port| NonZeroU16::new(port).unwrap())
+fn sought() -> Sought {
+    let knocks = [53, PORT].map(|port| NonZeroU16::new(port).unwrap());
+    Sought { knocks: knocks.into(), ..Sought::default() }
 }
 
 /// Runs `ip` with these arguments, separated by spaces.
@@ -121,7 +123,7 @@ fn with_capture<T: Send>(lan: &Lan, interface: &str, work: impl AsyncFnOnce(Capt
         stay_on_this_processor();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let capture = Capture::watch(Opened::open(interface, &ports()).unwrap()).unwrap();
+            let capture = Capture::watch(Opened::open(interface, &sought()).unwrap()).unwrap();
             tokio::time::timeout(DEADLINE, work(capture)).await.expect("nothing that was waited for came")
         })
     })
@@ -305,7 +307,7 @@ fn an_interface_that_goes_down_or_away_is_reported() {
 fn an_error_names_the_interface_and_the_way_out() {
     let lan = Lan::new();
     ip(&format!("-n {} link set eth0 down", lan.gate.0));
-    let open = |interface| lan.gate.inside(|| Opened::open(interface, &ports()).map(|_| ()).unwrap_err());
+    let open = |interface| lan.gate.inside(|| Opened::open(interface, &sought()).map(|_| ()).unwrap_err());
     let missing = open("eth1");
     assert!(missing.may_pass());
     assert_eq!(
@@ -320,7 +322,7 @@ fn an_error_names_the_interface_and_the_way_out() {
         let mut sets = capabilities(None).unwrap();
         sets.effective.remove(CapabilitySet::NET_RAW);
         set_capabilities(None, sets).unwrap();
-        Opened::open("any", &ports()).map(|_| ()).unwrap_err()
+        Opened::open("any", &sought()).map(|_| ()).unwrap_err()
     });
     assert!(!refused.may_pass());
     assert_eq!(refused.to_string(), "not allowed to capture on \"any\": run as root or with CAP_NET_RAW");
