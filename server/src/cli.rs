@@ -90,6 +90,9 @@ pub(crate) enum Command {
     /// What `run` starts to touch the firewall
     #[command(hide = true)]
     Warden,
+    /// What `run` starts to run the commands of services
+    #[command(hide = true)]
+    Runner,
 }
 
 #[derive(Args)]

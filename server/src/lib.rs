@@ -3,13 +3,13 @@
 //! ```text
 //!  wire ──▶ front ────────────────────────────────────────────▶ warden ─────────────▶ kernel
 //!           capture ─ frame ─ gate ─ store ─▶ link (orders)  ─▶  roll ─ ledger ─ firewall
-//!           reads strangers' packets,                           touches the firewall,
-//!           never the firewall                                  never a packet
+//!           reads strangers' packets,                           touches the firewall,  errands ─▶ runner
+//!           never the firewall                                  never a packet         runs commands, where there are any
 //! ```
-//! Three processes, one program: the `supervisor` reads the files of the administrator (`config`), starts both (what a
-//! `process` is, and the `sandbox` it goes into), and hands them new settings. Front and warden do not import each
-//! other; the folders are the map of privileges. `commands` holds what the administrator runs beside the gate, `system`
-//! the only unsafe code.
+//! Several processes, one program: the `supervisor` reads the files of the administrator (`config`), starts the others
+//! (what a `process` is, and the `sandbox` it goes into), and hands them new settings. None of the others imports another;
+//! the folders are the map of privileges. `commands` holds what the administrator runs beside the gate, `system` the
+//! only unsafe code.
 
 mod address;
 mod admin;
@@ -19,12 +19,14 @@ mod clock;
 mod commands;
 mod config;
 mod counters;
+mod errand;
 mod files;
 pub mod front;
 mod link;
 mod log;
 mod order;
 mod process;
+mod runner;
 mod sandbox;
 mod supervisor;
 mod system;
@@ -45,6 +47,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Run { trial, log_format } => supervisor::run(path, *trial, *log_format),
         Command::Front => front::process::main(),
         Command::Warden => warden::process::main(),
+        Command::Runner => runner::process::main(),
         Command::Check { privileges: false } => commands::check::run(path),
         Command::Check { privileges: true } => commands::privileges::run(path),
         Command::Init { address } => commands::init::run(path, address),

@@ -30,7 +30,7 @@ const VERSION: u8 = 1;
 const HEADER_LEN: usize = 2;
 const PACKET_LEN: usize = HEADER_LEN + 32 * 1024;
 /// Descriptors that one message may carry.
-const DESCRIPTORS: usize = 4;
+const DESCRIPTORS: usize = 5;
 
 /// What can be sent over a link.
 pub(crate) trait Message: Serialize + DeserializeOwned {

@@ -8,6 +8,7 @@ mod asking;
 mod automation;
 mod bad_input;
 mod clock_steps;
+mod commands;
 mod crowd;
 mod documents;
 mod doors;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use postern_proto::WallTime;
 use postern_proto::keyfile::ClientEntry;
+use postern_proto::{ServiceName, WallTime};
 
 use super::Config;
 use super::sections::{Established, FamilyName, GrantStyle, GuardStyle, ServiceConfig};
@@ -11,6 +11,8 @@ use crate::clock::BootTime;
 use crate::front::filter::Sought;
 use crate::front::gate::{ServiceLimits, ServiceTable};
 use crate::front::process::{self as front, Enrolled, Watch};
+use crate::runner::CommandTable;
+use crate::runner::process as runner;
 use crate::warden::firewall::Family;
 use crate::warden::guard::{Admit, Guard, GuardedPort, Refuse};
 use crate::warden::process::{self as warden, Reach};
@@ -60,6 +62,19 @@ impl Config {
     /// What the warden of a gate that was started at `since` is told; no secret is in it. A trial has an end.
     pub(crate) fn warden(&self, since: BootTime, trial_end: Option<WallTime>) -> warden::Settings {
         warden::Settings { since, reach: self.reach(), guard: self.guard(trial_end), roll: self.roll() }
+    }
+
+    /// What is run for whom, and where it is written down.
+    pub(crate) fn runner(&self) -> runner::Settings {
+        let ledger = self.gate.state.join("runner").join("ledger.redb");
+        runner::Settings { commands: self.commands(), ledger }
+    }
+
+    /// What is run for the leases of each service.
+    pub(crate) fn commands(&self) -> CommandTable {
+        let commands =
+            |(name, service): (&ServiceName, &ServiceConfig)| Some((name.clone(), service.commands()?));
+        self.services.iter().filter_map(commands).collect()
     }
 
     /// How the warden reaches the firewall.
@@ -113,8 +128,11 @@ impl Config {
             not_before: entry.not_before,
             expires: entry.expires,
         };
-        let service =
-            |config: &ServiceConfig| Service { ports: config.ports.clone(), max_window: config.max_window };
+        let service = |config: &ServiceConfig| Service {
+            ports: config.ports.clone(),
+            max_window: config.max_window,
+            has_commands: config.commands().is_some(),
+        };
         let enabled = self.clients.iter().filter(|entry| !entry.disabled);
         Roll {
             members: enabled.map(|entry| (entry.id, member(entry))).collect(),

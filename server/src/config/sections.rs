@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
 use crate::admin::DEFAULT_SOCKET;
+use crate::runner::command::Argv;
+use crate::runner::{ByFamily, Commands};
 use crate::warden::firewall::Variant;
 
 /// Knock ports of one gate, at the most.
@@ -55,6 +57,7 @@ pub(crate) struct GateConfig {
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct ServiceConfig {
+    #[serde(default)]
     pub(crate) ports: Vec<Port>,
     #[serde(default = "default_window")]
     pub(crate) window: Window,
@@ -62,6 +65,34 @@ pub(crate) struct ServiceConfig {
     pub(crate) max_window: Window,
     #[serde(default)]
     pub(super) established: Established,
+    #[serde(default, deserialize_with = "some_command")]
+    pub(super) on_open: Option<Argv>,
+    #[serde(default, deserialize_with = "some_command")]
+    pub(super) on_open_ipv6: Option<Argv>,
+    #[serde(default, deserialize_with = "some_command")]
+    pub(super) on_close: Option<Argv>,
+    #[serde(default, deserialize_with = "some_command")]
+    pub(super) on_close_ipv6: Option<Argv>,
+    #[serde(default = "default_command_timeout")]
+    pub(super) command_timeout: Window,
+}
+
+impl ServiceConfig {
+    /// What is run for its leases, if anything is.
+    pub(super) fn commands(&self) -> Option<Commands> {
+        let by_family = |any: &Option<Argv>, ipv6: &Option<Argv>| ByFamily {
+            ipv4: any.clone(),
+            ipv6: ipv6.clone().or_else(|| any.clone()),
+        };
+        let commands = Commands {
+            on_open: by_family(&self.on_open, &self.on_open_ipv6),
+            on_close: by_family(&self.on_close, &self.on_close_ipv6),
+            deadline: self.command_timeout.duration(),
+            ports: self.ports.clone(),
+        };
+        let all = [&commands.on_open, &commands.on_close];
+        all.iter().any(|command| command.ipv4.is_some() || command.ipv6.is_some()).then_some(commands)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -171,8 +202,10 @@ impl RawConfig {
         for (name, service) in &self.services {
             let error = |message: String| Err(TextError::at(text, &service.span(), message));
             let config = service.get_ref();
-            if config.ports.is_empty() {
-                return error(format!("service {name} has no ports: list at least one, such as \"22/tcp\""));
+            if config.ports.is_empty() && config.commands().is_none() {
+                return error(format!(
+                    "service {name} has no ports: list at least one, such as \"22/tcp\", or commands (on-open)"
+                ));
             }
             if config.window > config.max_window {
                 return error(format!("service {name}: its window is longer than its max-window"));
@@ -227,6 +260,13 @@ fn some_family<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FamilyN
     Ok(families)
 }
 
+fn some_command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Argv>, D::Error> {
+    let argv = Argv::new(Vec::deserialize(deserializer)?);
+    argv.map(Some).ok_or_else(|| {
+        de::Error::custom("a command is a program and its arguments, such as [\"/usr/bin/logger\", \"open\"]")
+    })
+}
+
 fn tolerance<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tolerance, D::Error> {
     let window = Window::deserialize(deserializer)?;
     Tolerance::new(window.duration()).map_err(de::Error::custom)
@@ -250,6 +290,10 @@ const fn default_window() -> Window {
 
 const fn default_max_window() -> Window {
     Window::DEFAULT_MAX
+}
+
+fn default_command_timeout() -> Window {
+    Window::from_secs(10).unwrap_or(Window::DEFAULT)
 }
 
 #[cfg(test)]

@@ -78,6 +78,15 @@ fn share(lock: rustix::io::Result<OwnedFd>, identity: Identity) -> io::Result<()
     Ok(())
 }
 
+/// Makes the folder of the runner's ledger: root's alone.
+///
+/// # Errors
+/// When it cannot be made.
+pub(super) fn lay_ledger(ledger: &Path) -> anyhow::Result<()> {
+    let folder = ledger.parent().unwrap_or(Path::new("/"));
+    make_private(folder).with_context(|| format!("state folder {}", folder.display()))
+}
+
 /// How long a gate that was killed may take to be gone from its socket.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(20);

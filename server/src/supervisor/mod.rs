@@ -9,6 +9,8 @@
 //!           front ──orders──▶ warden         a pair of its own, which outlives both: what the one ordered before the
 //!                                            other died is carried out by its successor
 //! ```
+//! Where services have commands, a runner follows the warden in the same way, and the supervisor keeps every capability:
+//! commands may need any, and nobody else could give them to a runner that takes the place of a dead one.
 
 use std::collections::BTreeSet;
 use std::mem::replace;
@@ -31,6 +33,7 @@ use crate::front::process as front;
 use crate::link;
 use crate::log;
 use crate::process::{Start, event_loop};
+use crate::runner::process as runner;
 use crate::sandbox::{Identity, limit_capabilities};
 use crate::warden::process as warden;
 
@@ -56,14 +59,19 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::SETUID
 /// How often it looks whether an interface is back, and tells systemd that it is not stuck.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long the runner may take to end what is open: systemd gives a stop 90 s.
+const RUNNER_ENDS: Duration = Duration::from_mins(1);
+
 /// Runs the gate until it is told to stop. The guard and the live grants stay then; the kernel ends the grants.
 ///
 /// # Errors
 /// When the gate cannot start.
 pub(crate) fn run(path: &Path, trial: Option<Duration>, log_format: log::Format) -> anyhow::Result<()> {
     log::start(log_format)?;
-    limit_capabilities(CAPABILITIES)?;
     let config = Config::read(path)?;
+    // The administrator's commands may need anything, and get it from here.
+    let has_commands = !config.commands().is_empty();
+    limit_capabilities(if has_commands { CapabilitySet::all() } else { CAPABILITIES })?;
     event_loop(async move { Supervisor::new(path, config, trial, log_format)?.run().await })
 }
 
@@ -76,6 +84,9 @@ struct Supervisor {
     trial_end: Option<WallTime>,
     front: Post<front::Command, front::Event>,
     warden: Post<warden::Command, warden::Event>,
+    runner: Post<runner::Command, runner::Event>,
+    /// The ends of the warden's link to the runner, where commands are configured.
+    errands: Option<(OwnedFd, OwnedFd)>,
     since: BootTime,
     admin: AdminSocket,
     /// Last: who takes this place finds nothing of ours.
@@ -119,6 +130,9 @@ impl Supervisor {
         let identity = config.identity()?;
         let alone = ground::take_place()?;
         let admin = AdminSocket::bind(&config.admin.socket, config.admin_group()?)?;
+        let needs_runner = !config.commands().is_empty();
+        let errands = needs_runner.then(link::pair).transpose();
+        let errands = errands.context("cannot make the link between warden and runner")?;
         let now = Now::read();
         Ok(Self {
             path: path.to_owned(),
@@ -131,6 +145,8 @@ impl Supervisor {
             alone,
             front: Post::new("front", front::CAPABILITIES),
             warden: Post::new("warden", warden::CAPABILITIES),
+            runner: Post::unconfined("runner", RUNNER_ENDS),
+            errands,
             orders: link::pair().context("cannot make the link between front and warden")?,
             reloads: Reloads::new().context("cannot make the link for reloads")?,
             unwatched: BTreeSet::new(),
@@ -143,6 +159,10 @@ impl Supervisor {
         // read once it stands.
         self.start_front().await?;
         self.front.settle().await?;
+        if self.errands.is_some() {
+            self.start_runner().await?;
+            self.runner.settle().await?;
+        }
         self.settle_warden().await?;
         self.front.tell(&front::Command::Begin).await?;
         if let Some(end) = self.trial_end {
@@ -168,9 +188,15 @@ impl Supervisor {
                     notify(&[NotifyState::Watchdog]);
                     self.look_for_interfaces().await;
                 }
+                happening = self.runner.next() => if let Happening::Due = happening
+                    && let Err(error) = self.start_runner().await
+                {
+                    self.runner.give_up(&error).await;
+                },
                 happening = self.front.next() => self.front_happening(happening).await,
                 happening = self.warden.next() => if self.warden_happening(happening).await {
                     self.front.dismiss().await;
+                    self.runner.dismiss().await;
                     info!("the trial was not confirmed: every rule of Postern is gone again");
                     return Ok(());
                 },
@@ -179,6 +205,7 @@ impl Supervisor {
         notify(&[NotifyState::Stopping]);
         self.front.dismiss().await;
         self.warden.dismiss().await;
+        self.runner.dismiss().await;
         info!("stopped; the guard and live grants stay (posternd remove takes them away)");
         Ok(())
     }
@@ -194,9 +221,18 @@ impl Supervisor {
         let settings = self.config.warden(self.since, self.trial_end);
         ground::share_lock(self.identity)?;
         let start = self.start_message(settings);
-        let descriptors =
-            [self.orders.1.as_fd(), self.admin.as_fd(), self.reloads.as_fd(), self.alone.as_fd()];
+        let mut descriptors =
+            vec![self.orders.1.as_fd(), self.admin.as_fd(), self.reloads.as_fd(), self.alone.as_fd()];
+        descriptors.extend(self.errands.as_ref().map(|errands| errands.0.as_fd()));
         self.warden.occupy(&start, &descriptors).await
+    }
+
+    async fn start_runner(&mut self) -> anyhow::Result<()> {
+        let settings = self.config.runner();
+        ground::lay_ledger(&settings.ledger)?;
+        let start = self.start_message(settings);
+        let errands = self.errands.as_ref().context("no commands are configured")?;
+        self.runner.occupy(&start, &[errands.1.as_fd()]).await
     }
 
     fn start_message<S>(&self, settings: S) -> Start<S> {
@@ -263,6 +299,10 @@ impl Supervisor {
     async fn reload(&mut self) -> anyhow::Result<()> {
         let config = Config::read(&self.path)?;
         ensure!(config.admin == self.config.admin, "[admin] has changed: restart posternd for that");
+        ensure!(
+            self.errands.is_some() || config.commands().is_empty(),
+            "commands need privileges that were given up at the start: restart posternd for them"
+        );
         let identity = config.identity()?;
         let is_same_user = identity == self.identity;
         let keeps = Kept {
@@ -297,6 +337,12 @@ impl Supervisor {
         } else {
             self.warden.dismiss().await;
             self.settle_warden().await?;
+        }
+        if self.errands.is_some() {
+            let told = self.runner.ask(&runner::Command::Reload(self.config.commands())).await;
+            if let Err(error) = told {
+                self.runner.give_up(&error).await;
+            }
         }
         if keeps.front {
             let told = self.front.ask(&front::Command::Reload(self.config.enrolled())).await;

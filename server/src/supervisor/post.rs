@@ -46,8 +46,10 @@ const SYSTEMD_VARIABLES: [&str; 5] =
 pub(super) struct Post<C, E> {
     /// What it is, and the command that starts it.
     role: &'static str,
-    /// What its holder may hold.
-    capabilities: CapabilitySet,
+    /// What its holder may hold; `None` where it may hold what the supervisor does.
+    capabilities: Option<CapabilitySet>,
+    /// How long its holder may take to end when it is told to.
+    ends: Duration,
     holder: Option<Holder<C, E>>,
     /// When a vacant post is to be filled.
     due: Option<Instant>,
@@ -105,8 +107,15 @@ where
     C: Message,
     E: Serialize + DeserializeOwned + fmt::Debug,
 {
+    /// A vacant post, for a process that gives up all but these capabilities.
     pub(super) fn new(role: &'static str, capabilities: CapabilitySet) -> Self {
-        Self { role, capabilities, holder: None, due: None, pause: FIRST_PAUSE, early: VecDeque::new() }
+        let (pause, early) = (FIRST_PAUSE, VecDeque::new());
+        Self { role, capabilities: Some(capabilities), ends: ENDS, holder: None, due: None, pause, early }
+    }
+
+    /// A vacant post, for a process that gives up nothing and takes its time to end.
+    pub(super) fn unconfined(role: &'static str, ends: Duration) -> Self {
+        Self { capabilities: None, ends, ..Self::new(role, CapabilitySet::empty()) }
     }
 
     /// Starts a process and tells it its settings.
@@ -262,7 +271,7 @@ where
         let Some(Holder { mut child, group, commands, reports, .. }) = self.holder.take() else { return };
         // The end of the line is the sign.
         drop((commands, reports));
-        if timeout(ENDS, child.wait()).await.is_err() {
+        if timeout(self.ends, child.wait()).await.is_err() {
             error!("the {} does not end; it is killed", self.role);
             drop(child.kill().await);
         }
@@ -343,7 +352,7 @@ enum Heard<E> {
 
 impl<C, E> Holder<C, E> {
     /// Takes a report in; gives what there is to do about it.
-    fn hear(&mut self, report: Report<E>, capabilities: CapabilitySet) -> Option<Happening<E>> {
+    fn hear(&mut self, report: Report<E>, capabilities: Option<CapabilitySet>) -> Option<Happening<E>> {
         let patience = if self.ready_since.is_some() { HANGS } else { STARTS };
         self.hangs = Instant::now() + patience;
         self.is_doubted = false;
@@ -372,7 +381,8 @@ impl<C, E> Holder<C, E> {
     }
 
     /// Looks from outside whether every thread has given up what it must: its own word is not enough.
-    fn prove(&self, capabilities: CapabilitySet) -> Result<(), String> {
+    fn prove(&self, capabilities: Option<CapabilitySet>) -> Result<(), String> {
+        let Some(capabilities) = capabilities else { return Ok(()) };
         let pid = self.child.id().ok_or("it has ended")?;
         let threads = threads_of(pid).map_err(|error| format!("cannot see what it holds: {error}"))?;
         threads.iter().try_for_each(|thread| thread.is_no_more_than(self.identity, capabilities))

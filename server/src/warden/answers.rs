@@ -1,7 +1,5 @@
 //! What an administrator is answered.
 
-use tracing::info;
-
 use super::Warden;
 use super::ledger::{Lease, LeaseKey, Which};
 use crate::admin::{Answer, LeaseRow, Request, Status};
@@ -43,8 +41,7 @@ impl Warden {
         let leases = self.ledger.take(|lease| which.means(lease));
         let rows = leases.iter().map(lease_row).collect();
         for lease in &leases {
-            let LeaseKey { client, service, source, .. } = &lease.key;
-            info!(%client, %service, %source, lease = %lease.id, "revoked");
+            self.note_end(lease, "revoked");
         }
         match self.firewall.close(&leases, &[]).await {
             Ok(()) => Ok(rows),

@@ -8,13 +8,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
 use postern_proto::{ClientName, Port, ServiceName, WallTime};
 
 use crate::clock::{BootTime, Now};
+pub(crate) use crate::errand::LeaseKey;
 use crate::order::LIVE_LEASES;
 
 /// Number of a lease; hexadecimal in text. A renewal has a new one, so that no two rules in the kernel are ever alike, and
@@ -34,15 +34,6 @@ impl FromStr for LeaseId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         u32::from_str_radix(text, 16).map(Self)
     }
-}
-
-/// What makes two grants one lease.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct LeaseKey {
-    pub(crate) client: ClientName,
-    pub(crate) service: ServiceName,
-    pub(crate) source: IpAddr,
-    pub(crate) from_port: Option<NonZeroU16>,
 }
 
 /// One live lease.

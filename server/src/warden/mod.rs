@@ -20,8 +20,9 @@ use tracing::{debug, error, info, warn};
 
 use crate::alone::Alone;
 use crate::clock::{BootTime, Now};
-use crate::link::Receiver;
-use crate::order::{Note, Order};
+use crate::errand::Errand;
+use crate::link::{Receiver, Sender};
+use crate::order::{LIVE_LEASES, Note, Order};
 use crate::process::{Line, Report};
 
 mod admin;
@@ -51,6 +52,8 @@ use roll::Roll;
 const SESSION_CHECK: Duration = Duration::from_mins(1);
 /// How many rules are taken out in one transaction, at the most.
 const CLOSE_AT_ONCE: usize = 512;
+/// Errands that wait for the runner, at the most: as many as leases can open and end while it is started anew.
+const ERRANDS: usize = 2 * LIVE_LEASES;
 /// How long the warden sleeps when no lease is to end.
 const IDLE: Duration = Duration::from_hours(1);
 
@@ -66,7 +69,7 @@ pub(crate) async fn guard_alone(reach: Reach, guard: Guard) -> anyhow::Result<Op
     let Some(_alone) = Alone::take().context(NOT_ALONE)? else { return Ok(None) };
     let since = Now::read().boot;
     let settings = Settings { since, reach, guard, roll: Roll::default() };
-    let warden = Warden::start(settings, firewall::installed()).await?;
+    let warden = Warden::start(settings, firewall::installed(), None).await?;
     Ok(Some(warden.ledger.leases().count()))
 }
 
@@ -93,6 +96,8 @@ pub(crate) struct Warden {
     standing: Vec<Session>,
     closing: mpsc::UnboundedSender<Closing>,
     healing: Healing,
+    /// Where commands are configured.
+    runner: Option<mpsc::Sender<Errand>>,
 }
 
 /// A rule to take out, off the way of those that go in.
@@ -107,7 +112,11 @@ impl Warden {
     ///
     /// # Errors
     /// When the firewall cannot be read or written; then it is as it was.
-    pub(crate) async fn start(settings: Settings, installed: Vec<Firewall>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        settings: Settings,
+        installed: Vec<Firewall>,
+        runner: Option<Sender<Errand>>,
+    ) -> anyhow::Result<Self> {
         let Settings { since, reach: Reach { variant, families, admit }, guard, roll } = settings;
         let firewall = Firewall::new(variant, &families, admit);
         let now = Now::read();
@@ -140,6 +149,11 @@ impl Warden {
         } else {
             standing = sessions;
         }
+        let runner = runner.map(|link| {
+            let (runner, errands) = mpsc::channel(ERRANDS);
+            tokio::spawn(hand_on(errands, link));
+            runner
+        });
         let (closing, queue) = mpsc::unbounded_channel();
         tokio::spawn(close_behind(firewall.clone(), queue, Arc::clone(healing.closings())));
         let mut warden = Self {
@@ -154,6 +168,7 @@ impl Warden {
             standing,
             closing,
             healing,
+            runner,
         };
         if let Err(error) = warden.install().await {
             // One family's guard may be up: without a gate behind it, it would lock everybody out.
@@ -257,9 +272,14 @@ impl Warden {
     }
 
     fn end(&self, lease: Lease, how: &str) {
+        self.note_end(&lease, how);
+        self.later(Closing::Lease(lease));
+    }
+
+    fn note_end(&self, lease: &Lease, how: &str) {
         let LeaseKey { client, service, source, .. } = &lease.key;
         info!(%client, %service, %source, lease = %lease.id, "{how}");
-        self.later(Closing::Lease(lease));
+        self.ask_runner(Errand::Close(lease.key.clone()));
     }
 
     fn end_sessions(&mut self) {
@@ -322,6 +342,16 @@ impl Warden {
         self.healing.closings().begin();
         // The other end lives as long as the warden's runtime; without it the kernel ends the rule.
         drop(self.closing.send(closing));
+    }
+}
+
+/// Hands errands on as fast as the runner takes them.
+async fn hand_on(mut errands: mpsc::Receiver<Errand>, runner: Sender<Errand>) {
+    while let Some(errand) = errands.recv().await {
+        if let Err(error) = runner.send(&errand).await {
+            error!(%error, "the link to the runner is gone");
+            return;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::ledger::{Lease, LeaseKey, Plan};
 use super::refusal::OrderRefusal;
 use super::{Closing, Warden};
 use crate::clock::{BootTime, Now};
+use crate::errand::Errand;
 use crate::order::Order;
 
 impl Warden {
@@ -113,7 +114,19 @@ impl Warden {
         let Lease { key: LeaseKey { client, service, source, from_port }, id, until, .. } = &lease;
         let from_port = from_port.map(NonZeroU16::get);
         info!(%client, %service, %source, from_port, %until, lease = %id, "granted");
+        if self.roll.services.get(service).is_some_and(|service| service.has_commands) {
+            let (lasts, until) = (lease.ends.since(Now::read().boot), *until);
+            self.ask_runner(Errand::Open { lease: lease.key.clone(), until, lasts });
+        }
         self.ledger.enter(lease);
+    }
+
+    /// The runner may be busy or gone, and nobody is kept waiting for it.
+    pub(super) fn ask_runner(&self, errand: Errand) {
+        let Some(runner) = &self.runner else { return };
+        if let Err(error) = runner.try_send(errand) {
+            error!(%error, "the runner does not take errands: on-open is not run, on-close at the lease's end");
+        }
     }
 
     fn close(&mut self, client: ClientId, services: &[ServiceName], source: IpAddr) {

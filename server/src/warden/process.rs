@@ -14,7 +14,7 @@ use super::guard::{Admit, Guard};
 use super::roll::Roll;
 use super::{Ended, Warden, admin};
 use crate::clock::BootTime;
-use crate::link::{Message, Receiver};
+use crate::link::{Message, Receiver, Sender};
 use crate::order::Order;
 use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
 use crate::sandbox::{self, Access, Calls, Files, Keeps};
@@ -83,6 +83,8 @@ struct Confined {
     admin: OwnedFd,
     /// The link over which it hands on who asks for a reload.
     reloads: OwnedFd,
+    /// The link to the runner, where there is one.
+    runner: Option<OwnedFd>,
     /// Its part in the one place of this network namespace: as long as it lives, there is no other.
     alone: OwnedFd,
     /// Where rules of ours may be, whatever the settings say: only root can ask.
@@ -97,6 +99,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let admin = descriptors.next().context("no admin socket was handed over")?;
     let reloads = descriptors.next().context("no link for reloads was handed over")?;
     let alone = descriptors.next().context("no place was handed over")?;
+    let runner = descriptors.next();
     let installed = installed();
     // Programs and libraries, what these read about themselves, and what iptables asks of the kernel.
     let files = Files::default()
@@ -114,7 +117,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let keeps = Keeps { capabilities, files, calls: Calls::Ordinary };
     // The front says it where the kernel has no Landlock: once is enough.
     sandbox::give_up_root(identity, keeps)?.shut()?;
-    Ok(Confined { settings, orders, admin, reloads, alone, installed })
+    Ok(Confined { settings, orders, admin, reloads, runner, alone, installed })
 }
 
 /// The lock of iptables-legacy, which its programs open for writing.
@@ -123,10 +126,10 @@ pub(crate) fn lock_file() -> PathBuf {
 }
 
 async fn work(confined: Confined, line: Line<Command, Event>) -> anyhow::Result<()> {
-    let Confined { settings, orders, admin, reloads, alone: _alone, installed } = confined;
+    let Confined { settings, orders, admin, reloads, runner, alone: _alone, installed } = confined;
     beat(line.reports.clone());
     let reports = line.reports.clone();
-    let warden = Warden::start(settings, installed).await?;
+    let warden = Warden::start(settings, installed, runner.map(Sender::new).transpose()?).await?;
     reports.send(&Report::Ready).await?;
     let (orders, requests) = (Receiver::<Order>::new(orders)?, admin::open(admin, reloads)?);
     if warden.run(orders, requests, line).await? == Ended::TrialOver {

@@ -30,6 +30,8 @@ pub(crate) struct Member {
 pub(crate) struct Service {
     pub(crate) ports: Vec<Port>,
     pub(crate) max_window: Window,
+    /// Whether the runner has commands for its leases.
+    pub(crate) has_commands: bool,
 }
 
 /// Clients that may knock, and services that may be opened.
@@ -115,8 +117,11 @@ mod tests {
             not_before: Some(WallTime::from_secs(100)),
             expires: Some(WallTime::from_secs(200)),
         };
-        let service =
-            |port: &str| Service { ports: vec![port.parse().unwrap()], max_window: Window::DEFAULT_MAX };
+        let service = |port: &str| Service {
+            ports: vec![port.parse().unwrap()],
+            max_window: Window::DEFAULT_MAX,
+            has_commands: false,
+        };
         Roll {
             members: [(alice(), member)].into(),
             services: [

@@ -18,6 +18,8 @@ pub enum Role {
     Front,
     /// The one that touches the firewall.
     Warden,
+    /// The one that runs commands, where there are any.
+    Runner,
 }
 
 impl Role {
@@ -28,6 +30,7 @@ impl Role {
             Self::Supervisor => "supervisor",
             Self::Front => "front",
             Self::Warden => "warden",
+            Self::Runner => "runner",
         }
     }
 }
