@@ -22,7 +22,7 @@ pub const CLIENT_ID_LEN: usize = 8;
 pub const SECRET_LEN: usize = 32;
 
 const VEIL_KEY_LEN: usize = 16;
-const GATE_SALT: &[u8] = b"postern v1";
+pub(crate) const SALT: &[u8] = b"postern v1";
 const INFO_VEIL: &[u8] = b"postern v1 veil";
 const INFO_HINT: &[u8] = b"postern v1 hint";
 const INFO_SEAL: &[u8] = b"postern v1 seal";
@@ -112,6 +112,10 @@ key!(
     /// The root of one client's keys, shared with the gate (SPEC 2).
     ClientSecret, "client secret", SECRET_LEN, Zeroizing<[u8; SECRET_LEN]>
 );
+key!(
+    /// The root of a rolling sequence, shared by the gate and the clients of that sequence (SPEC 8).
+    SequenceKey, "sequence key", SECRET_LEN, Zeroizing<[u8; SECRET_LEN]>
+);
 
 impl fmt::Debug for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,7 +156,7 @@ impl GateKeys {
     /// `Expand(Extract("postern v1", gate id), "postern v1 veil", 16)` (SPEC 3.2).
     #[must_use]
     pub fn derive(id: &GateId) -> Self {
-        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, GATE_SALT).extract(id.expose());
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(id.expose());
         Self { id: id.clone(), veil: expand(&prk, INFO_VEIL) }
     }
 
@@ -230,7 +234,8 @@ impl Hint {
     }
 }
 
-fn expand<const N: usize>(prk: &hkdf::Prk, info: &[u8]) -> Zeroizing<[u8; N]> {
+/// `Expand(prk, info, N)` (RFC 5869).
+pub(crate) fn expand<const N: usize>(prk: &hkdf::Prk, info: &[u8]) -> Zeroizing<[u8; N]> {
     struct Len(usize);
     impl hkdf::KeyType for Len {
         fn len(&self) -> usize {

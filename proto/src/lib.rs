@@ -9,6 +9,8 @@
 //!              (keys, nonce)                   (datagram)           (hints)       (keys, payload)
 //! ```
 //!
+//! Clients that have no more than a way to touch ports come by [`sequence`] instead.
+//!
 //! Beside the packet's way stand the two texts that people carry: [`keyfile`] on the gate, [`profile`] with
 //! the client.
 
@@ -31,7 +33,9 @@ pub mod time;
 pub use datagram::{Datagram, KNOCK_LEN, UsedNonce};
 pub use hints::{HintTable, Hinted};
 pub use keyfile::{ClientEntry, KeyFile};
-pub use keys::{ClientId, ClientKeys, ClientSecret, GateId, GateKeys, Hint, HintKey, Nonce, SealKey};
+pub use keys::{
+    ClientId, ClientKeys, ClientSecret, GateId, GateKeys, Hint, HintKey, Nonce, SealKey, SequenceKey,
+};
 pub use knock::{Authentic, open, seal};
 pub use names::{ClientName, GateName, NameError, SequenceName, ServiceName};
 pub use payload::{Payload, Proof, Request, Services, Source};
