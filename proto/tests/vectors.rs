@@ -9,10 +9,11 @@ use std::num::NonZeroU16;
 use postern_proto::datagram::{HINT_LEN, NONCE_LEN, PAYLOAD_LEN};
 use postern_proto::knock::seal_bytes;
 use postern_proto::profile::ProfileError;
+use postern_proto::sequence::{PortRange, Rolling};
 use postern_proto::{
     Authentic, ClientEntry, ClientKeys, ClientSecret, Datagram, Epoch, GateId, GateKeys, HintKey, HintTable,
-    Hinted, KNOCK_LEN, Nonce, Payload, Profile, Proof, Refusal, Request, ServiceName, Services, Source,
-    Tolerance, WallTime, Window, open, seal,
+    Hinted, KNOCK_LEN, Nonce, Payload, Profile, Proof, Refusal, Request, SequenceKey, ServiceName, Services,
+    Source, Tolerance, WallTime, Window, open, seal,
 };
 use serde::{Deserialize, Deserializer};
 
@@ -311,4 +312,41 @@ fn profile_lines() {
         assert_eq!(name, error, "{what}");
     }
     assert!(file.profile.len() >= 2 && file.refused.len() >= 10);
+}
+
+#[test]
+fn rolling_sequences() {
+    #[derive(Deserialize)]
+    struct File {
+        sequence: Vec<Vector>,
+    }
+    #[derive(Deserialize)]
+    struct Vector {
+        what: String,
+        key: Hex,
+        range: PortRange,
+        length: usize,
+        epoch: u64,
+        source: Option<IpAddr>,
+        ports: Vec<u16>,
+        id: Hex,
+        nonce: Hex,
+    }
+    let file: File = toml::from_str(include_str!("../vectors/sequence.toml")).unwrap();
+    for Vector { what, key, range, length, epoch, source, ports, id, nonce } in &file.sequence {
+        let key = SequenceKey::from_bytes(key.array());
+        let rolling = Rolling::new(&key, *range, *length, source.is_some()).unwrap();
+        let (epoch, source) = (Epoch::new(*epoch), source.unwrap_or(IpAddr::from([203, 0, 113, 250])));
+        let steps = rolling.steps(epoch, source);
+        assert!(steps.as_slice().iter().all(|step| step.protocol == range.protocol()), "{what}");
+        let numbers: Vec<_> = steps.as_slice().iter().map(|step| step.number.get()).collect();
+        assert_eq!(&numbers, ports, "{what}");
+        let used = rolling.used(epoch, source);
+        assert_eq!(
+            (used.epoch, used.id.expose().as_slice(), used.nonce.as_slice()),
+            (epoch, &*id.0, &*nonce.0),
+            "{what}"
+        );
+    }
+    assert!(file.sequence.len() >= 11);
 }
