@@ -319,6 +319,29 @@ fn the_time_runs_from_the_first_step() {
     assert_eq!(opens(&[Door { timeout: Duration::MAX, ..door("7000,8000") }], "7000 +900000000 8000"), "2:0");
 }
 
+/// What keeps honest clients out of other implementations.
+#[test]
+fn what_others_do_keeps_nobody_out() {
+    let spoofed = |addresses: u32| {
+        (0..addresses)
+            .map(|n| format!("{}>7000", std::net::Ipv4Addr::from(0xc633_0000 + n)))
+            .collect::<Vec<_>>()
+    };
+    let during = format!("7000 {} 8000 9000", spoofed(1000).join(" "));
+    table(
+        &[door("7000,8000,9000")],
+        &[
+            ("the first SYN is sent again", "7000 +1000 =7000 8000 9000", "4:0"),
+            ("the client also goes elsewhere", "7000 443 8000 9000", "3:0"),
+            ("another address knocks right, then wrong", "7000 b>7000 b>9000 8000 b>22 9000", "5:0"),
+            ("another address touches the first port", "7000 b>7000 8000 b>7000 b>7000 9000", "5:0"),
+            ("two steps swapped by the network", "7000 9000 8000", ""),
+            ("a recorded one from another address", "7000 8000 9000 b>7000 b>8000 b>9000", "2:0 5:0"),
+            ("1,000 spoofed addresses", &during, "1002:0"),
+        ],
+    );
+}
+
 #[test]
 fn a_sequence_can_be_replaced() {
     let mut run = Run::new(vec![door("7000,8000"), door("7000,9000")]);
