@@ -70,7 +70,7 @@ pub enum MatcherError {
 }
 
 impl Matcher {
-    /// Attempts under way at a time, unless configured: 2^20. They take 51 MiB when there are as many, and 1.5 MiB when
+    /// Attempts under way at a time, unless configured: 2^20. They take 55 MiB when there are as many, and 1.6 MiB when
     /// there are none.
     pub const SLOTS: usize = 1 << 20;
     /// Most fixed sequences with the same first step.
