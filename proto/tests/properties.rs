@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use postern_proto::datagram::{CIPHERTEXT_AT, NONCE_LEN, PAYLOAD_LEN};
+use postern_proto::sequence::{PortRange, Steps, TcpFlags};
 use postern_proto::{
     ClientEntry, ClientId, ClientKeys, ClientSecret, Datagram, Epoch, GateId, GateKeys, HintKey, HintTable,
     Hinted, KNOCK_LEN, KeyFile, Nonce, Payload, Port, Profile, Proof, Protocol, Refusal, Request, Services,
@@ -333,6 +334,25 @@ proptest! {
                         .collect();
                     prop_assert_eq!(found, naive);
                 }
+            }
+        }
+    }
+
+    /// What a sequence is written with: whatever reads prints, and reads back as the same.
+    #[test]
+    fn sequences_read_back(text in "[!,a-u: /0-9-]{0,40}", flags: u8, first: u16, last: u16) {
+        let known = ["fin", "syn", "rst", "psh", "ack", "urg"];
+        let chosen = known.iter().enumerate().filter(|(bit, _)| flags & 1 << bit != 0).map(|(_, name)| *name);
+        let list = chosen.collect::<Vec<_>>().join(",!");
+        for text in [text, list, format!("{first}-{last}/udp"), format!("{first},{last}:udp")] {
+            if let Ok(flags) = text.parse::<TcpFlags>() {
+                prop_assert_eq!(flags.to_string().parse(), Ok(flags));
+            }
+            if let Ok(range) = text.parse::<PortRange>() {
+                prop_assert_eq!(range.to_string().parse(), Ok(range));
+            }
+            if let Ok(steps) = text.parse::<Steps>() {
+                prop_assert_eq!(steps.to_string().parse(), Ok(steps));
             }
         }
     }

@@ -10,7 +10,7 @@ use postern_proto::sequence::flags::{ACK, FIN, RST, SYN};
 use postern_proto::sequence::{Door, Matcher, MatcherError, Now, Packet, Sequence, Strays, Tcp, TcpFlags};
 use postern_proto::{Port, Protocol, WallTime};
 
-const SLOTS: usize = 1024;
+const SLOTS: usize = 1 << 14;
 
 /// Runs schedules of words with blanks between them, each a packet or a time:
 ///
@@ -233,7 +233,11 @@ fn strays_are_counted() {
             ("TCP and UDP together", "7000 1 2 3 4:udp 5:udp 6:udp 8000 9000", ""),
             ("a SYN sent again does not", "7000 1 =1 =1 2 =1 =2 3 4 5 =1 =2 =3 =4 =5 =5 8000 9000", "17:0"),
             ("another connection to the same port does", "7000 1 1 1 1 1 1 8000 9000", ""),
-            ("standing connections do not", "7000 1/a 1/a 1/a 1/sa 1/sa 1/r 1/fa 8000 9000", "9:0"),
+            (
+                "standing connections do not",
+                "7000 1/a 2/a 3/fa 1/r 2/f 3/ra 1/sa 2/sa 3/sa 4/sa 5/sa 6/sa 8000 9000",
+                "14:0",
+            ),
             ("those before the first step do not", "1 2 3 4 5 6 7000 8000 9000", "8:0"),
             ("nor those of others", "7000 b>1 b>2 b>3 b>4 b>5 b>6 8000 9000", "8:0"),
             ("they begin at none when the first step comes again", "7000 1 2 3 7000 4 5 6 8000 9000", "9:0"),

@@ -134,7 +134,37 @@ fn micros(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+
     use super::*;
+    use crate::sequence::flags::SYN;
+    use crate::sequence::{Sequence, Tcp};
+
+    /// Two packets of 65,000 have one fingerprint: that must not swallow a step.
+    #[test]
+    fn a_fingerprint_counts_for_its_port_only() {
+        let door = Door::new(Sequence::Fixed("1,2,3".parse().unwrap()));
+        let packet = |port: &str| Packet {
+            source: [192, 0, 2, 1].into(),
+            destination: [192, 0, 2, 2].into(),
+            port: port.parse().unwrap(),
+            source_port: 1,
+            tcp: Some(Tcp { flags: SYN, sequence: 0 }),
+        };
+        let (same, other) = (NonZeroU16::new(7), NonZeroU16::new(8));
+        let aim = Aim { epoch: 0, door: 0, generation: 0 };
+        let mut attempt = Attempt::begin(0, Duration::ZERO, aim, same);
+        let schedule = [
+            ("1/tcp", same, Progress::Stays),
+            ("2/tcp", same, Progress::Stays),
+            ("2/tcp", same, Progress::Stays),
+            ("3/tcp", same, Progress::Completes),
+            ("3/tcp", other, Progress::Ends),
+        ];
+        for (port, known, want) in schedule {
+            assert_eq!(attempt.follow(&door, &packet(port), known), want, "{port}");
+        }
+    }
 
     #[test]
     fn an_attempt_is_small() {
