@@ -178,9 +178,14 @@ impl fmt::Display for Strays {
 
 impl Serialize for Strays {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::AtMost(strays) => strays.serialize(serializer),
-            Self::Unlimited => UNLIMITED.serialize(serializer),
+        let most = match *self {
+            Self::AtMost(strays) => Some(strays),
+            Self::Unlimited => None,
+        };
+        match most {
+            most if !serializer.is_human_readable() => most.serialize(serializer),
+            Some(strays) => strays.serialize(serializer),
+            None => UNLIMITED.serialize(serializer),
         }
     }
 }
@@ -210,7 +215,11 @@ impl<'de> Deserialize<'de> for Strays {
                 known.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
-        deserializer.deserialize_any(Visitor)
+        if deserializer.is_human_readable() {
+            deserializer.deserialize_any(Visitor)
+        } else {
+            Ok(Option::deserialize(deserializer)?.map_or(Self::Unlimited, Self::AtMost))
+        }
     }
 }
 
@@ -232,6 +241,10 @@ mod tests {
             let sample = Sample { strays };
             assert_eq!(toml::from_str::<Sample>(text).unwrap(), sample);
             assert_eq!(toml::to_string(&sample).unwrap(), text);
+        }
+        for strays in [Strays::AtMost(7), Strays::Unlimited] {
+            let bytes = postcard::to_allocvec(&strays).unwrap();
+            assert_eq!(postcard::from_bytes(&bytes), Ok(strays));
         }
         for wrong in ["-1", "65536", "\"many\"", "\"5\"", "true", "1.5"] {
             assert!(toml::from_str::<Sample>(&format!("strays = {wrong}")).is_err(), "{wrong}");

@@ -51,6 +51,18 @@ impl TcpFlags {
     /// flags of ECN do not matter, for what a client's kernel does with those is not the client's choice.
     pub const NEW: Self = Self { set: SYN, clear: FIN | RST | ACK };
 
+    /// The flags that must be set.
+    #[must_use]
+    pub const fn set(self) -> u8 {
+        self.set
+    }
+
+    /// The flags that must be clear.
+    #[must_use]
+    pub const fn clear(self) -> u8 {
+        self.clear
+    }
+
     /// Whether a packet with these flags (the byte of the header) meets the condition.
     #[must_use]
     pub const fn matches(self, bits: u8) -> bool {

@@ -18,7 +18,16 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     for (name, service) in &config.services {
         let ports: Vec<_> = service.ports.iter().map(ToString::to_string).collect();
         let (window, most) = (service.window, service.max_window);
-        println!("service {name}: {} open for {window} a knock, {most} at the most", ports.join(", "));
+        let what = if ports.is_empty() { "commands".to_owned() } else { ports.join(", ") };
+        println!("service {name}: {what} open for {window} a knock, {most} at the most");
+    }
+    for (name, sequence) in &config.sequences {
+        println!("sequence {name}: {sequence}");
+        if sequence.opens_to_a_scan() {
+            println!(
+                "warning: sequence {name}: a scan of all ports, one after another, opens it; put its ports in another order"
+            );
+        }
     }
     let Reach { variant, families, admit } = config.reach();
     let firewall = Firewall::new(variant, &families, admit);

@@ -17,9 +17,11 @@ use crate::warden::process::Reach;
 mod rooms;
 mod safe;
 mod sections;
+mod sequences;
 
 pub(crate) use safe::{Exposure, read_safe};
 use sections::{AdminConfig, FirewallConfig, GateConfig, Landlock, ProcessConfig, RawConfig, ServiceConfig};
+use sequences::{SequenceConfig, Sequences};
 
 /// Where the configuration is looked for unless told otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/postern/posternd.toml";
@@ -39,6 +41,7 @@ pub(crate) enum ConfigError {
 pub(crate) struct Config {
     pub(crate) gate: GateConfig,
     pub(crate) services: BTreeMap<ServiceName, ServiceConfig>,
+    pub(crate) sequences: Sequences,
     firewall: FirewallConfig,
     process: ProcessConfig,
     pub(crate) admin: AdminConfig,
@@ -57,6 +60,12 @@ impl Config {
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
         let mut config = Self::read_without_keys(path)?;
         (config.key_text, config.clients) = read_keys(&config.keys, config.services.keys())?;
+        if let Some(client) = config.clients.iter().find(|client| config.sequences.contains_key(&client.name))
+        {
+            let problem =
+                format!("client {0}: posternd.toml has [sequences.{0}]; rename one of them", client.name);
+            return Err(ConfigError::Unfit { path: config.keys, problem });
+        }
         Ok(config)
     }
 
@@ -66,7 +75,13 @@ impl Config {
         let error = |cause| ConfigError::Text { path: path.to_owned(), cause };
         let raw: RawConfig = from_toml(&text).map_err(error)?;
         raw.check(&text).map_err(error)?;
-        let RawConfig { mut gate, services, firewall, process, mut admin } = raw;
+        let RawConfig { mut gate, services, sequences, firewall, process, mut admin } = raw;
+        let sequences: Sequences =
+            sequences.into_iter().map(|(name, sequence)| (name, sequence.into_inner())).collect();
+        if sequences.values().any(SequenceConfig::is_secret) {
+            // Whoever could read the key of a rolling sequence could go through it.
+            read_safe(path, Exposure::NotReadable)?;
+        }
         // Relative to this file, not to wherever the gate is started: it must not remember in two places.
         let folder = path.parent().unwrap_or(Path::new(""));
         let keys = folder.join(&gate.keys);
@@ -74,7 +89,7 @@ impl Config {
         admin.socket = folder.join(&admin.socket);
         let services = services.into_iter().map(|(name, service)| (name, service.into_inner())).collect();
         let (key_text, clients, path) = (Zeroizing::default(), vec![], path.to_owned());
-        Ok(Self { gate, services, firewall, process, admin, keys, key_text, clients, path })
+        Ok(Self { gate, services, sequences, firewall, process, admin, keys, key_text, clients, path })
     }
 
     /// What the guard takes that stands without a gate.

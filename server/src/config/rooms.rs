@@ -7,6 +7,7 @@ use postern_proto::{ServiceName, WallTime};
 
 use super::Config;
 use super::sections::{Established, FamilyName, GrantStyle, GuardStyle, ServiceConfig};
+use super::sequences::SequenceConfig;
 use crate::clock::BootTime;
 use crate::front::filter::Sought;
 use crate::front::gate::{ServiceLimits, ServiceTable};
@@ -37,7 +38,11 @@ impl Config {
 
     /// What its captures are to see.
     pub(crate) fn sought(&self) -> Sought {
-        Sought { knocks: self.gate.ports.clone(), ..Sought::default() }
+        Sought {
+            knocks: self.gate.ports.clone(),
+            steps: self.sequences.values().flat_map(SequenceConfig::touches).collect(),
+            strays: self.sequences.values().any(SequenceConfig::counts_strays),
+        }
     }
 
     /// Where the front keeps what it must remember.
@@ -47,7 +52,9 @@ impl Config {
 
     /// Who may knock, with keys.
     pub(crate) fn enrolled(&self) -> Enrolled {
-        Enrolled { services: self.service_table(), keys: self.key_text.clone() }
+        let sequences =
+            self.sequences.iter().filter_map(|(name, sequence)| sequence.settings(name)).collect();
+        Enrolled { services: self.service_table(), keys: self.key_text.clone(), sequences }
     }
 
     /// The services' windows.
@@ -134,8 +141,9 @@ impl Config {
             has_commands: config.commands().is_some(),
         };
         let enabled = self.clients.iter().filter(|entry| !entry.disabled);
+        let sequences = self.sequences.iter().map(|(name, sequence)| sequence.member(name));
         Roll {
-            members: enabled.map(|entry| (entry.id, member(entry))).collect(),
+            members: enabled.map(|entry| (entry.id, member(entry))).chain(sequences).collect(),
             services: self.services.iter().map(|(name, config)| (name.clone(), service(config))).collect(),
         }
     }

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use postern_proto::profile::Host;
 use postern_proto::text::TextError;
-use postern_proto::{GateId, Port, ServiceName, Tolerance, Window};
+use postern_proto::{ClientName, GateId, Port, ServiceName, Tolerance, Window};
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
+use super::sequences::SequenceConfig;
 use crate::admin::DEFAULT_SOCKET;
 use crate::runner::command::Argv;
 use crate::runner::{ByFamily, Commands};
@@ -26,6 +27,8 @@ const MAX_INTERFACES: usize = 64;
 pub(super) struct RawConfig {
     pub(super) gate: GateConfig,
     pub(super) services: BTreeMap<ServiceName, Spanned<ServiceConfig>>,
+    #[serde(default)]
+    pub(super) sequences: BTreeMap<ClientName, Spanned<SequenceConfig>>,
     #[serde(default)]
     pub(super) firewall: FirewallConfig,
     #[serde(default)]
@@ -223,7 +226,7 @@ impl RawConfig {
                 }
             }
         }
-        Ok(())
+        self.check_sequences(text)
     }
 }
 

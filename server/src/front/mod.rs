@@ -2,17 +2,20 @@
 //! recorded durably, as an order to the warden.
 //!
 //! ```text
-//! wire ──capture──▶ Frame ──▶ Gate ──▶ Unrecorded ──store──▶ Outcome ──Order──▶ warden
-//!         (pcap)   (frame)   (gate)                (one fsync for all that wait)
+//! wire ──capture──▶ Frame ──knock──────▶ Gate ──▶ Unrecorded ──store──▶ Outcome ──Order──▶ warden
+//!         (pcap)   (frame) ╲             ╱(gate)               (one fsync for all that wait)
+//!                           ╲──sequences╱
 //! ```
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use postern_proto::{Datagram, GateId, GateKeys};
+use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::sleep;
@@ -29,12 +32,14 @@ pub(crate) mod filter;
 pub(crate) mod frame;
 pub mod gate;
 pub(crate) mod process;
+pub(crate) mod sequences;
 pub mod store;
 
 use capture::{Capture, Opened};
 use frame::{Content, Frame};
 use gate::{Gate, Outcome, Purge, Refused, Unrecorded, Verdict};
 use process::{Command, Enrolled, Event, Settings};
+use sequences::{SequenceSettings, Sequences};
 use store::Store;
 
 /// Decisions that may wait for the store; beyond it a knock is refused unrecorded.
@@ -43,6 +48,8 @@ const WAITING: usize = 65_536;
 const HINT_PAUSE: Duration = Duration::from_millis(200);
 /// How often it is looked for knocks that may be forgotten.
 const TICK: Duration = Duration::from_secs(5);
+/// How often a part of those is forgotten who did not go on with a sequence.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How soon the warden knows what was counted.
 const NOTE_PAUSE: Duration = Duration::from_millis(500);
 /// After how many pauses it is told though nothing has changed.
@@ -52,6 +59,7 @@ const NOTES_A_REPEAT: u64 = 10;
 struct Front {
     captures: Vec<Capture>,
     gate_id: GateId,
+    knock_ports: Rc<[NonZeroU16]>,
     desk: Rc<Desk>,
     store: Store,
 }
@@ -59,6 +67,7 @@ struct Front {
 /// What the tasks of the front share; they take turns on one thread.
 struct Desk {
     gate: RefCell<Gate>,
+    sequences: RefCell<Sequences>,
     counters: RefCell<Counters>,
     /// The interfaces that are watched.
     interfaces: RefCell<Vec<String>>,
@@ -84,8 +93,10 @@ impl Front {
         let gate = Gate::new(keys, watch.tolerance, enrolled.services.clone(), clients, memory, now.wall);
         let captures = captures.into_iter().map(Capture::watch).collect::<Result<Vec<_>, _>>()?;
         let interfaces = captures.iter().map(|capture| capture.interface().to_owned()).collect();
+        let sequences = follow(enrolled.sequences.clone())?;
         let desk = Desk {
             gate: RefCell::new(gate),
+            sequences: RefCell::new(sequences),
             counters: RefCell::default(),
             interfaces: RefCell::new(interfaces),
             waiting: RefCell::default(),
@@ -93,7 +104,8 @@ impl Front {
             work: Notify::new(),
             stopping: Cell::new(false),
         };
-        Ok(Self { captures, gate_id: watch.gate.clone(), desk: Rc::new(desk), store })
+        let knock_ports = watch.sought.knocks.clone().into();
+        Ok(Self { captures, gate_id: watch.gate.clone(), knock_ports, desk: Rc::new(desk), store })
     }
 
     /// Works until the line to the supervisor ends. Says in the log what it counted, at the end and on each reload.
@@ -101,14 +113,15 @@ impl Front {
     /// # Errors
     /// When one of its tasks cannot go on.
     async fn run(self, orders: Sender<Order>, mut line: Line<Command, Event>) -> anyhow::Result<()> {
-        let Self { captures, gate_id, desk, store } = self;
+        let Self { captures, gate_id, knock_ports, desk, store } = self;
         let mut tasks = JoinSet::new();
         let (unwatched, mut lost) = mpsc::unbounded_channel();
         for capture in captures {
-            tasks.spawn_local(watch(Rc::clone(&desk), capture, unwatched.clone()));
+            tasks.spawn_local(watch(Rc::clone(&desk), capture, Rc::clone(&knock_ports), unwatched.clone()));
         }
         tasks.spawn_local(prepare(Rc::clone(&desk)));
         tasks.spawn_local(forget(Rc::clone(&desk)));
+        tasks.spawn_local(sweep(Rc::clone(&desk)));
         let orders = Rc::new(orders);
         tasks.spawn_local(note(Rc::clone(&desk), Rc::clone(&orders)));
         let mut recorder = spawn_local(record(Rc::clone(&desk), store, orders));
@@ -148,6 +161,11 @@ impl Desk {
     /// Lets others knock from now on.
     fn reload(&self, gate: &GateId, enrolled: Enrolled) -> Result<(), String> {
         let clients = enrolled.clients(gate).map_err(|error| format!("the key file: {error}"))?;
+        // Who is on the way through a sequence goes on, if all of them are what they were.
+        if self.sequences.borrow().settings() != enrolled.sequences {
+            let sequences = follow(enrolled.sequences).map_err(|error| error.to_string())?;
+            *self.sequences.borrow_mut() = sequences;
+        }
         self.gate.borrow_mut().reload(enrolled.services, clients, Now::read().wall);
         self.counters.borrow().log();
         Ok(())
@@ -155,42 +173,66 @@ impl Desk {
 
     /// A knock-sized datagram came in.
     fn knock(&self, source: IpAddr, datagram: Datagram<'_>) {
-        let mut counters = self.counters.borrow_mut();
-        counters.received += 1;
-        match self.gate.borrow_mut().handle(Now::read(), source, datagram) {
-            Verdict::Refused(refused) => {
-                counters.refuse(refused.reason);
-                debug!(reason = %refused.reason, %source, client = refused.client.map(tracing::field::display), "refused");
-            }
+        self.counters.borrow_mut().received += 1;
+        let verdict = self.gate.borrow_mut().handle(Now::read(), source, datagram);
+        self.settle(source, verdict);
+    }
+
+    /// Another packet came in: it may be a step of a sequence.
+    fn step(&self, frame: &Frame<'_>) {
+        let mut sequences = self.sequences.borrow_mut();
+        if sequences.is_empty() {
+            return;
+        }
+        let now = Now::read();
+        for completion in sequences.advance(now, frame) {
+            let verdict = self.gate.borrow_mut().complete(now, &completion);
+            self.settle(completion.source, verdict);
+        }
+    }
+
+    fn settle(&self, source: IpAddr, verdict: Verdict) {
+        let refused = match verdict {
+            Verdict::Refused(refused) => refused,
             Verdict::Decided(unrecorded) => {
                 let mut waiting = self.waiting.borrow_mut();
                 if waiting.len() < WAITING {
                     waiting.push(unrecorded);
                     self.work.notify_one();
-                } else {
-                    let refused = unrecorded.fail();
-                    counters.refuse(refused.reason);
-                    debug!(reason = %refused.reason, %source, "refused");
+                    return;
                 }
+                unrecorded.fail()
             }
-        }
+        };
+        self.counters.borrow_mut().refuse(refused.reason);
+        debug!(reason = %refused.reason, %source, client = refused.client.map(tracing::field::display), "refused");
     }
 }
 
-/// Hands every datagram of an interface to the gate, until the interface goes down or away.
+/// Sequences, with a new key for what they remember.
+fn follow(settings: Vec<SequenceSettings>) -> anyhow::Result<Sequences> {
+    let mut key = [0; 16];
+    SystemRandom::new().fill(&mut key).ok().context("the system gives no random bytes")?;
+    Ok(Sequences::new(settings, key)?)
+}
+
+/// Hands every packet of an interface to whom it concerns, until the interface goes down or away.
 async fn watch(
     desk: Rc<Desk>,
     mut capture: Capture,
+    knock_ports: Rc<[NonZeroU16]>,
     unwatched: mpsc::UnboundedSender<String>,
 ) -> anyhow::Result<()> {
     let mut dropped = 0;
+    let is_knock_port = |port| knock_ports.iter().any(|knock| knock.get() == port);
     loop {
-        let each = |frame: Frame<'_>| {
-            if let Content::Datagram(payload) = frame.content
-                && let Some(datagram) = Datagram::new(payload)
-            {
-                desk.knock(frame.source, datagram);
+        let each = |frame: Frame<'_>| match frame.content {
+            Content::Datagram(payload) if is_knock_port(frame.port) => {
+                if let Some(datagram) = Datagram::new(payload) {
+                    desk.knock(frame.source, datagram);
+                }
             }
+            _ => desk.step(&frame),
         };
         match capture.batch(each).await {
             Ok(_) => {
@@ -233,6 +275,14 @@ async fn forget(desk: Rc<Desk>) -> anyhow::Result<()> {
     }
 }
 
+/// Has those forgotten who did not go on with a sequence.
+async fn sweep(desk: Rc<Desk>) -> anyhow::Result<()> {
+    loop {
+        sleep(SWEEP_PAUSE).await;
+        desk.sequences.borrow_mut().sweep(Now::read());
+    }
+}
+
 /// Has the warden know how the front does: when something has changed, and now and then, for a new one.
 async fn note(desk: Rc<Desk>, orders: Rc<Sender<Order>>) -> anyhow::Result<()> {
     let mut last = None;
@@ -259,7 +309,7 @@ async fn record(desk: Rc<Desk>, mut store: Store, orders: Rc<Sender<Order>>) -> 
         }
         let (batch, purge) = (desk.waiting.take(), desk.purge.take());
         let (back, batch, purge, receipt) = spawn_blocking(move || {
-            let receipt = store.commit(batch.iter().map(Unrecorded::record), purge.as_ref());
+            let receipt = store.commit(batch.iter().filter_map(Unrecorded::record), purge.as_ref());
             (store, batch, purge, receipt)
         })
         .await

@@ -18,6 +18,7 @@ use super::Front;
 use super::capture::Opened;
 use super::filter::Sought;
 use super::gate::{Client, ServiceTable};
+use super::sequences::SequenceSettings;
 use super::store;
 use crate::clock::Now;
 use crate::link::{Message, Sender};
@@ -54,6 +55,7 @@ pub(crate) struct Enrolled {
     pub(crate) services: ServiceTable,
     /// The key file's text.
     pub(crate) keys: Zeroizing<String>,
+    pub(crate) sequences: Vec<SequenceSettings>,
 }
 
 impl Enrolled {

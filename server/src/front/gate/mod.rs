@@ -5,6 +5,8 @@
 //! Datagram ──hint──▶ candidates ──new · seal──▶ Authentic ──▶ Fresh ──policy · quota──▶ Unrecorded ──▶ Outcome
 //!          (hints)              (replay, proto)                (policy, quota)         (the store's receipt)
 //! ```
+//! A sequence of ports that somebody has been through comes in behind the seal ([`Gate::complete`]).
+//!
 //! Each arrow takes one type and makes the next, which nothing else can make: a check that is skipped does not
 //! compile. Nothing has an effect before it is recorded durably: only the store's [`Receipt`] releases an outcome.
 
@@ -30,6 +32,7 @@ pub use client::Client;
 pub use policy::{Permitted, ServiceLimits, ServiceTable};
 pub use replay::{Memory, Purge, Record, ReplayKey};
 
+use super::sequences::Completion;
 use super::store::Receipt;
 use quota::{LeaseKey, Leases};
 
@@ -73,7 +76,8 @@ pub struct Refused {
 #[must_use]
 #[derive(Debug)]
 pub struct Unrecorded {
-    record: Record,
+    /// Nothing for a sequence that may be gone through again.
+    record: Option<Record>,
     outcome: Outcome,
     client: ClientName,
 }
@@ -224,7 +228,44 @@ impl Gate {
         };
         let record = Record { key: (id, *fresh.0.nonce()), at, closes };
         self.memory.remember(&record, now.boot);
-        Verdict::Decided(Unrecorded { record, outcome, client: name })
+        Verdict::Decided(Unrecorded { record: Some(record), outcome, client: name })
+    }
+
+    /// Decides on a sequence that a source has been through. One that rolls is good once (SPEC 8.2).
+    pub(crate) fn complete(&mut self, now: Now, completion: &Completion<'_>) -> Verdict {
+        let Completion { sequence, source, used } = completion;
+        let made = used.map(|used| used.epoch.start());
+        let refused =
+            |reason| Verdict::Refused(Refused { reason, client: Some(sequence.name.clone()), at: made });
+        if !is_usable_source(*source) {
+            return refused(Refusal::UnusableSource);
+        }
+        let record =
+            used.map(|used| Record { key: (used.id, used.nonce), at: used.epoch.start(), closes: vec![] });
+        if let Some(record) = &record {
+            if self.memory.contains(&record.key) {
+                return refused(Refusal::Replayed);
+            }
+            if self.memory.is_below_floor(record.at) {
+                return refused(Refusal::Stale);
+            }
+            if !self.memory.has_room_for(record.key.0) {
+                return refused(Refusal::Busy);
+            }
+        }
+        let window = |name: &ServiceName| Some((name.clone(), self.services.get(name)?.window));
+        let Some(services) = sequence.services.iter().map(window).collect() else {
+            return refused(Refusal::UnknownService);
+        };
+        let grant =
+            Grant { client: sequence.id, services, source: *source, from_port: None, decided: now.boot };
+        if !self.take_leases(&grant, sequence.max_leases, now) {
+            return refused(Refusal::Busy);
+        }
+        if let Some(record) = &record {
+            self.memory.remember(record, now.boot);
+        }
+        Verdict::Decided(Unrecorded { record, outcome: Outcome::Open(grant), client: sequence.name.clone() })
     }
 
     /// Step 6: within the tolerance, above the floor, and not made before a close of the same services.
@@ -295,8 +336,8 @@ fn from_port(knock: &Fresh) -> Option<NonZeroU16> {
 impl Unrecorded {
     /// What must be durable first.
     #[must_use]
-    pub const fn record(&self) -> &Record {
-        &self.record
+    pub const fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
     }
 
     /// What would follow, to be looked at and not to be acted on.
@@ -314,6 +355,10 @@ impl Unrecorded {
     /// tried again either.
     #[must_use]
     pub fn fail(self) -> Refused {
-        Refused { reason: Refusal::Unrecorded, client: Some(self.client), at: Some(self.record.at) }
+        Refused {
+            reason: Refusal::Unrecorded,
+            client: Some(self.client),
+            at: self.record.map(|record| record.at),
+        }
     }
 }

@@ -91,7 +91,7 @@ impl Stepping {
         match self.world.gate.handle(now, here, Datagram::new(knock).unwrap()) {
             Verdict::Refused(refused) => Err(refused.reason),
             Verdict::Decided(decided) => {
-                self.store.push(decided.record().clone());
+                self.store.extend(decided.record().cloned());
                 if let Outcome::Refused(refused) = decided.release(&Receipt::for_tests()) {
                     return Err(refused.reason);
                 }

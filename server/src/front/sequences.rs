@@ -1,0 +1,144 @@
+//! Classic sequences: the matcher of `postern_proto::sequence` with this gate's doors, and what each of them opens.
+//!
+//! ```text
+//! Frame ──▶ Matcher ──▶ Completion ──▶ Gate::complete ──▶ Unrecorded, as for a knock
+//! ```
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use postern_proto::keys::SequenceKey;
+use postern_proto::sequence::{
+    self, Door, Matcher, MatcherError, Packet, PortRange, Rolling, RollingError, Sequence, Steps, Strays,
+    Tcp, TcpFlags, Use,
+};
+use postern_proto::{ClientId, ClientName, Port, Protocol, ServiceName};
+use serde::{Deserialize, Serialize};
+
+use super::frame::{Content, Frame};
+use crate::clock::{BootTime, Now};
+
+/// One sequence, as the front is told of it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SequenceSettings {
+    pub(crate) name: ClientName,
+    /// In place of a client's.
+    pub(crate) id: ClientId,
+    pub(crate) services: Vec<ServiceName>,
+    pub(crate) max_leases: u32,
+    pub(crate) ports: Ports,
+    pub(crate) timeout: Duration,
+    pub(crate) flags: TcpFlags,
+    pub(crate) target: Option<IpAddr>,
+    pub(crate) strays: Strays,
+}
+
+/// The ports of a sequence.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Ports {
+    /// Always the same.
+    Fixed(Steps),
+    /// Others in every epoch.
+    Rolling { key: SequenceKey, range: PortRange, length: usize, bound_to_source: bool },
+}
+
+impl SequenceSettings {
+    /// The door, as the matcher has it.
+    ///
+    /// # Errors
+    /// [`RollingError`] for a length that its range does not allow.
+    pub(crate) fn door(&self) -> Result<Door, RollingError> {
+        let sequence = match &self.ports {
+            Ports::Fixed(steps) => Sequence::Fixed(steps.clone()),
+            Ports::Rolling { key, range, length, bound_to_source } => {
+                Sequence::Rolling(Box::new(Rolling::new(key, *range, *length, *bound_to_source)?))
+            }
+        };
+        let Self { timeout, flags, target, strays, .. } = *self;
+        Ok(Door { sequence, timeout, flags, target, strays })
+    }
+}
+
+/// Why the sequences of a gate cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SequencesError {
+    #[error("sequence {name}: {cause}")]
+    Rolling { name: ClientName, cause: RollingError },
+    #[error(transparent)]
+    Matcher(#[from] MatcherError),
+}
+
+/// Whoever is on the way through a sequence.
+pub(crate) struct Sequences {
+    matcher: Matcher,
+    settings: Vec<SequenceSettings>,
+}
+
+/// A sequence that a source has been through.
+pub(crate) struct Completion<'a> {
+    pub(crate) sequence: &'a SequenceSettings,
+    pub(crate) source: IpAddr,
+    /// Of a rolling one: what must not happen twice.
+    pub(crate) used: Option<Use>,
+}
+
+impl Sequences {
+    /// Nobody is on the way yet. The key is random, and for this run only.
+    ///
+    /// # Errors
+    /// [`SequencesError`]
+    pub(crate) fn new(settings: Vec<SequenceSettings>, key: [u8; 16]) -> Result<Self, SequencesError> {
+        let door = |sequence: &SequenceSettings| {
+            sequence.door().map_err(|cause| SequencesError::Rolling { name: sequence.name.clone(), cause })
+        };
+        let doors = settings.iter().map(door).collect::<Result<_, _>>()?;
+        Ok(Self { matcher: Matcher::new(doors, Matcher::SLOTS, key)?, settings })
+    }
+
+    /// Whether there are any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.settings.is_empty()
+    }
+
+    /// What these are, to be compared with others.
+    pub(crate) fn settings(&self) -> &[SequenceSettings] {
+        &self.settings
+    }
+
+    /// Takes a packet; gives what it completes.
+    pub(crate) fn advance(&mut self, now: Now, frame: &Frame<'_>) -> Vec<Completion<'_>> {
+        let Some(packet) = packet(frame) else { return Vec::new() };
+        let completed = self.matcher.advance(at(now), &packet);
+        let completion = |done: sequence::Completed| Completion {
+            sequence: &self.settings[done.door],
+            source: packet.source,
+            used: done.used,
+        };
+        completed.into_iter().map(completion).collect()
+    }
+
+    /// Forgets who did not go on in time, in part.
+    pub(crate) fn sweep(&mut self, now: Now) {
+        self.matcher.sweep(at(now));
+    }
+}
+
+fn at(now: Now) -> sequence::Now {
+    sequence::Now { elapsed: now.boot.since(BootTime::from_boot(Duration::ZERO)), wall: now.wall }
+}
+
+/// Nothing for a port that no packet should have.
+fn packet(frame: &Frame<'_>) -> Option<Packet> {
+    let (protocol, tcp) = match frame.content {
+        Content::Datagram(_) => (Protocol::Udp, None),
+        Content::Segment { flags, sequence } => (Protocol::Tcp, Some(Tcp { flags, sequence })),
+    };
+    Some(Packet {
+        source: frame.source,
+        destination: frame.destination,
+        port: Port { protocol, number: NonZeroU16::new(frame.port)? },
+        source_port: frame.source_port,
+        tcp,
+    })
+}
