@@ -2,6 +2,8 @@
 
 #![expect(clippy::doc_markdown, reason = "clap prints these comments as they are, backticks and all")]
 
+mod sequence;
+
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +19,8 @@ use crate::report;
 use crate::resolve::Family;
 use crate::source::SourceChoice;
 
+pub(crate) use sequence::{SequenceArgs, Which, delay, parse_steps};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -25,6 +29,10 @@ Exit codes:
   3  bad configuration or key
   4  cannot resolve or send
   5  waited in vain";
+
+const SEQUENCE_USAGE: &str = "\
+postern sequence [OPTIONS] <HOST> <STEP>...
+       postern sequence [OPTIONS] <GATE> <NAME>";
 
 const SSH: &str = "\
 In ~/.ssh/config, for every gate's own hosts:
@@ -55,8 +63,17 @@ pub(crate) enum Command {
     #[command(after_help = EXIT_CODES)]
     Knock(KnockArgs),
     /// Knock, connect and carry stdin and stdout: ssh's ProxyCommand
+    ///
+    /// Where no service of the gate has the port, and a sequence of the gate opens it, that is sent instead of a knock.
     #[command(after_help = format!("{SSH}\n\n{EXIT_CODES}"))]
     Proxy(ProxyArgs),
+    /// Touch ports in their order: a classic sequence, for knockd or a gate's own
+    ///
+    /// A TCP step is one SYN, a UDP step one datagram. Where the configuration has sequences for a gate, the NAME of one
+    /// stands for its steps. Options and steps are those of knockd's client; called as "knock", by a link, this program
+    /// stands in for it.
+    #[command(version, after_help = EXIT_CODES, override_usage = SEQUENCE_USAGE)]
+    Sequence(SequenceArgs),
     /// Keep a gate's profile in the configuration
     ///
     /// The profile is read from the first that is given: the argument, --file, the environment variable
@@ -91,7 +108,7 @@ pub(crate) struct KnockArgs {
 pub(crate) struct ProxyArgs {
     /// A gate's name or one of its addresses: ssh's %h
     pub(crate) host: String,
-    /// The TCP port of one of its services: ssh's %p
+    /// The TCP port to open: ssh's %p
     pub(crate) port: NonZeroU16,
     /// The gate, where HOST does not tell; "-": the profile in --profile-file or in POSTERN_PROFILE
     #[arg(long)]
@@ -167,11 +184,7 @@ impl FromStr for Gate {
 impl HowArgs {
     /// The source and the one family, if any, that it and `-4` and `-6` leave.
     pub(crate) fn source_and_family(&self) -> Result<(SourceChoice, Option<Family>), Error> {
-        let asked = match (self.ipv4, self.ipv6) {
-            (true, _) => Some(Family::V4),
-            (_, true) => Some(Family::V6),
-            _ => None,
-        };
+        let asked = self.family();
         let SourceChoice::Stated(address) = self.source else { return Ok((self.source, asked)) };
         let stated = Family::of(address);
         if asked.is_some_and(|asked| asked != stated) {
@@ -180,6 +193,30 @@ impl HowArgs {
             )));
         }
         Ok((self.source, Some(stated)))
+    }
+
+    /// The one family, if any, that is left to a sequence, which can say nothing else of this.
+    pub(crate) fn family_of_sequence(&self) -> Result<Option<Family>, Error> {
+        if self.window.is_some() || self.source != SourceChoice::Auto || self.repeat > 1 {
+            return Err(Error::Usage(
+                "a sequence says neither window nor source, and is sent once: leave --window, --source and --repeat out"
+                    .into(),
+            ));
+        }
+        Ok(self.family())
+    }
+
+    const fn family(&self) -> Option<Family> {
+        one_family(self.ipv4, self.ipv6)
+    }
+}
+
+/// The family that `-4` or `-6` leaves.
+pub(crate) const fn one_family(ipv4: bool, ipv6: bool) -> Option<Family> {
+    match (ipv4, ipv6) {
+        (true, _) => Some(Family::V4),
+        (_, true) => Some(Family::V6),
+        _ => None,
     }
 }
 
@@ -213,6 +250,18 @@ impl NotRun {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+impl HowArgs {
+    /// Without any option.
+    pub(crate) fn plain() -> Self {
+        let line = ["postern", "proxy", "host", "22"];
+        match Cli::parse_from(line).command {
+            Command::Proxy(args) => args.how,
+            _ => unreachable!("the line says proxy"),
         }
     }
 }

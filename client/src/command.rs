@@ -1,9 +1,11 @@
 //! The commands: each reads what it needs from the command line and the configuration, and walks the rooms.
 
+mod doors;
 mod gates;
 mod import;
 mod knock;
 mod proxy;
+mod sequence;
 
 use std::future::Future;
 
@@ -21,6 +23,7 @@ use crate::report::Report;
 pub fn run(cli: &Cli) -> Result<Report, Error> {
     match &cli.command {
         Command::Knock(args) => wait_for(knock::run(cli, args)),
+        Command::Sequence(args) => wait_for(sequence::run(cli, args)),
         Command::Proxy(args) => {
             if cli.json {
                 return Err(Error::Usage(
@@ -36,7 +39,7 @@ pub fn run(cli: &Cli) -> Result<Report, Error> {
 }
 
 /// Runs a future on this thread. A name look-up that is still under way is left behind, for it cannot be stopped.
-fn wait_for<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) fn wait_for<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -75,7 +78,10 @@ fn profile_of(cli: &Cli, gate: &Gate, how: &HowArgs) -> Result<(String, Profile)
         Gate::Named(name) => {
             no_profile_file(how)?;
             let path = locate(cli.config.as_deref())?;
-            Ok((name.to_string(), Config::load(&path)?.into_gate(name, &path)?))
+            let gate = Config::load(&path)?.into_gate(name, &path)?;
+            let known = gate.sequences.keys().map(ToString::to_string).collect();
+            let profile = gate.profile.ok_or_else(|| Error::NoKnock { gate: name.clone(), known })?;
+            Ok((name.to_string(), profile))
         }
     }
 }

@@ -1,9 +1,11 @@
-//! The configuration: one profile for each gate, in a file that nobody else can read.
+//! The configuration: for each gate a profile, classic sequences, or both, in a file that nobody else can read.
 //!
 //! It holds the client's secrets. No error repeats a value of it, the text that was read is wiped (the TOML reader's own
 //! copies are not), and a file that group or others can read is refused rather than used: what they have read cannot be
 //! taken back, but somebody must notice. Where a profile is handed over otherwise, in a file or in the environment, the
 //! one who does so decides who else can read it: containers mount their secrets in many modes.
+
+mod gate;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -21,22 +23,25 @@ use zeroize::Zeroizing;
 
 use crate::error::Error;
 
+use gate::RawEntry;
+pub(crate) use gate::{Entry, Sequence};
+
 /// The environment variable that holds a profile. Not a clap `env`: clap's help prints the values of those.
 const PROFILE_VARIABLE: &str = "POSTERN_PROFILE";
 
 /// Most bytes read from a file or stdin: far more than a thousand gates need.
 const READ_LIMIT: u64 = 1 << 20;
 
-/// The profiles of the gates, by name. Each can be knocked with: it has an address, a port and a service.
+/// The gates, by name. Each can be used: it has an address, and a whole profile to knock with or a sequence to send.
 pub(crate) struct Config {
-    gates: BTreeMap<GateName, Profile>,
+    gates: BTreeMap<GateName, Entry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     #[serde(default)]
-    gates: BTreeMap<GateName, Spanned<Profile>>,
+    gates: BTreeMap<GateName, Spanned<RawEntry>>,
 }
 
 impl Config {
@@ -52,20 +57,21 @@ impl Config {
     /// Reads the text of a configuration.
     pub(crate) fn parse(text: &str) -> Result<Self, TextError> {
         let raw: RawConfig = from_toml(text)?;
-        let gates = raw.gates.into_iter().map(|(name, profile)| match lacks(profile.get_ref()) {
-            Some(lack) => Err(TextError::at(text, &profile.span(), format!("gate {name} has {lack}"))),
-            None => Ok((name, profile.into_inner())),
+        let gates = raw.gates.into_iter().map(|(name, raw)| {
+            let span = raw.span();
+            let entry = raw.into_inner().check(text, span, &name)?;
+            Ok((name, entry))
         });
         Ok(Self { gates: gates.collect::<Result<_, _>>()? })
     }
 
     /// The gates in the order of their names.
-    pub(crate) const fn gates(&self) -> &BTreeMap<GateName, Profile> {
+    pub(crate) const fn gates(&self) -> &BTreeMap<GateName, Entry> {
         &self.gates
     }
 
-    /// The profile of one gate; `path` is where the configuration was read, for the error.
-    pub(crate) fn into_gate(mut self, name: &GateName, path: &Path) -> Result<Profile, Error> {
+    /// One gate; `path` is where the configuration was read, for the error.
+    pub(crate) fn into_gate(mut self, name: &GateName, path: &Path) -> Result<Entry, Error> {
         self.gates.remove(name).ok_or_else(|| Error::UnknownGate {
             name: name.clone(),
             path: path.to_owned(),
@@ -183,7 +189,7 @@ mod tests {
     #[test]
     fn the_example_reads_and_shows_ssh() {
         let config = Config::parse(EXAMPLE).unwrap();
-        assert_eq!(config.gates().len(), 2);
+        assert_eq!(config.gates().len(), 3);
         assert!(EXAMPLE.contains("#     ProxyCommand postern proxy %h %p\n"));
     }
 

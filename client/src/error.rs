@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use postern_proto::payload::ServicesError;
 use postern_proto::profile::{PREFIX, ProfileError};
-use postern_proto::{GateName, ServiceName, TextError};
+use postern_proto::{GateName, SequenceName, ServiceName, TextError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,24 @@ pub enum Error {
         /// The gates that it has.
         known: Vec<String>,
     },
+    /// A gate that only has sequences cannot be knocked at.
+    #[error("gate {gate} has no profile to knock with, only sequences: postern sequence {gate} {}", .known.join(" or "))]
+    NoKnock {
+        /// The gate.
+        gate: GateName,
+        /// Its sequences.
+        known: Vec<String>,
+    },
+    /// The gate has no sequence of that name.
+    #[error("gate {gate} has no sequence {sequence}; {}", listed("it has", .known))]
+    UnknownSequence {
+        /// The gate.
+        gate: GateName,
+        /// The name.
+        sequence: SequenceName,
+        /// The sequences of the gate.
+        known: Vec<String>,
+    },
     /// No gate for the host that a connection is wanted to.
     #[error("no gate in {} is called {host} or lists it in its addresses; name one with --gate", .path.display())]
     NoGateFor {
@@ -110,27 +128,27 @@ pub enum Error {
         /// The services of the profile.
         known: Vec<String>,
     },
-    /// The profile has no service at that port.
+    /// Nothing of the gate's opens that port.
     #[error("gate {gate} has no service at port {port}/tcp; {}", listed("it has", .known))]
     UnknownPort {
         /// The gate.
         gate: String,
         /// The port.
         port: u16,
-        /// The services of the profile with their ports.
+        /// The services of the profile, and the sequences, with their ports.
         known: Vec<String>,
     },
 
     /// No address to knock at.
     #[error("cannot resolve {}", .0.join(", "))]
     Unresolved(Vec<String>),
-    /// No knock left this host.
+    /// No knock, or no whole sequence, left this host.
     #[error("cannot send to {}", .0.join(", "))]
     Unsent(Vec<String>),
 
     /// Nothing let a connection in while there was time.
     #[error(
-        "waited {} in vain: {what}; a gate never says why, but its log does (is this host's clock right?)",
+        "waited {} in vain: {what}; {advice}",
         Seconds(*.waited)
     )]
     InVain {
@@ -138,6 +156,8 @@ pub enum Error {
         waited: Duration,
         /// For what.
         what: String,
+        /// What may be wrong.
+        advice: Advice,
     },
 
     /// An import over a gate that is there.
@@ -187,6 +207,8 @@ impl Error {
             | Self::Profile { .. }
             | Self::Incomplete { .. }
             | Self::UnknownGate { .. }
+            | Self::NoKnock { .. }
+            | Self::UnknownSequence { .. }
             | Self::NoGateFor { .. }
             | Self::Ambiguous { .. }
             | Self::UnknownService { .. }
@@ -207,6 +229,26 @@ impl Error {
 
     pub(crate) fn unwritable(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Unwritable { path: path.to_owned(), source }
+    }
+}
+
+/// What may be wrong when nothing opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// After a knock.
+    Knock,
+    /// After a sequence.
+    Sequence,
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Knock => "a gate never says why, but its log does (is this host's clock right?)",
+            Self::Sequence => {
+                "a step may be wrong, or have been lost or overtaken on its way (a longer --delay?)"
+            }
+        })
     }
 }
 

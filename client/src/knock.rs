@@ -145,7 +145,8 @@ pub(crate) fn knocked(destinations: &[Destination]) -> Vec<IpAddr> {
     addresses
 }
 
-fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
+/// A UDP socket of its own, connected: the kernel has looked up the way there.
+pub(crate) fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

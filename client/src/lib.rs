@@ -1,17 +1,19 @@
 //! The client of Postern: knocks at a gate, and carries a connection through the door that opens.
 //!
 //! ```text
-//!            command: knock, proxy
+//!            command: knock, proxy, sequence
 //!               │
 //!  cli ──▶ config ──▶ resolve ──▶ source ──▶ knock ~~~UDP~~~▶ gate
 //!  what    Profile    addresses   whom to    seal, send         │ opens
-//!  to do   (secret)               let in                        ▼
+//!  to do   (secret)      │        let in                        │
+//!               ▲        └────▶ sequence ~~SYN, UDP~▶ knockd ~──┤
+//!               │               touch ports                     ▼
 //!               ▲                            connect ───TCP───▶ service
 //!               │                               │
 //!            command: import, gates             └──▶ splice ◀──▶ stdin, stdout
 //! ```
 //!
-//! It needs no privileges, and with a profile in the environment not even a home directory. A gate never answers:
+//! Called as `knock` it is knockd's client (`drop_in`). It needs no privileges, and with a profile in the environment not even a home directory. A gate never answers:
 //! what this crate reports of a knock is that it was sent, and of a door that a TCP connection went through it.
 //! The rooms on the way (`resolve` to `splice`) know nothing of the configuration; the commands join them.
 
@@ -28,6 +30,8 @@ mod source;
 
 mod knock;
 
+mod sequence;
+
 mod connect;
 
 mod splice;
@@ -38,7 +42,13 @@ mod command;
 mod error;
 mod report;
 
+// The program under the name of knockd's client.
+mod drop_in;
+
 pub use cli::{Cli, NotRun};
 pub use command::run;
-pub use error::Error;
-pub use report::{FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, Report, finish};
+pub use drop_in::{is_knock, run_as_knock};
+pub use error::{Advice, Error};
+pub use report::{
+    FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, Report, SequenceReport, finish,
+};

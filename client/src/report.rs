@@ -6,22 +6,28 @@
 //!          "knocks":[{"address":"192.0.2.7","port":62201,"sent":1,"source":"observed"}],
 //!          "failed":[{"host":"bastion.example.org","message":"..."}],
 //!          "open":[{"service":"ssh","address":"192.0.2.7","port":22,"after_ms":9}]}
-//! gates   {"version":1,"gates":[{"name":"bastion","addresses":["..."],"ports":[62201],"services":{"ssh":["22/tcp"]}}]}
+//! sequence  {"version":1,"host":"old.example.org","sequence":"legacy","steps":["7000/tcp","8000/udp"],
+//!            "addresses":["192.0.2.8"],"failed":[],"open":[{"address":"192.0.2.8","port":22,"after_ms":9}]}
+//! gates   {"version":1,"gates":[{"name":"bastion","addresses":["..."],"ports":[62201],"services":{"ssh":["22/tcp"]},
+//!          "sequences":{"legacy":["22/tcp"]}}]}
 //! import  {"version":1,"gate":"bastion","config":"/home/alice/.config/postern/config.toml","replaced":false}
 //! failure {"version":1,"error":{"code":3,"message":"..."}}
 //! ```
 //!
-//! `window_seconds` is null for the services' own window; `open` is null without `--wait`.
+//! `window_seconds` is null for the services' own window; `open` is null without `--wait`;
+//! `sequence` is null for steps that were given, and its `addresses` are empty where they were only printed. The ports of
+//! a gate's sequence are those that it opens.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use postern_proto::profile::Host;
-use postern_proto::{GateName, Port, ServiceName};
+use postern_proto::sequence::Steps;
+use postern_proto::{GateName, Port, Protocol, SequenceName, ServiceName};
 use serde::Serialize;
 
 use crate::error::{Error, without_profiles};
@@ -35,6 +41,8 @@ const VERSION: u8 = 1;
 pub enum Report {
     /// Knocks were sent.
     Knock(KnockReport),
+    /// A sequence was sent, or printed.
+    Sequence(SequenceReport),
     /// The gates of the configuration.
     Gates {
         /// In the order of their names.
@@ -71,6 +79,26 @@ pub struct KnockReport {
     pub open: Option<Vec<OpenReport>>,
 }
 
+/// A sequence that was sent, or only printed.
+#[derive(Debug, Serialize)]
+pub struct SequenceReport {
+    /// The host, or the gate's name.
+    pub host: String,
+    /// The sequence's name, when it was asked for by its name.
+    pub sequence: Option<SequenceName>,
+    /// Its steps.
+    pub steps: Steps,
+    /// Where all of them were sent.
+    pub addresses: Vec<IpAddr>,
+    /// Names and addresses that they could not be sent to.
+    pub failed: Vec<FailedReport>,
+    /// What let a connection in, when that was waited for.
+    pub open: Option<Vec<OpenReport>>,
+    /// Whether the steps are all that was asked for.
+    #[serde(skip)]
+    pub print: bool,
+}
+
 /// One address and port that was knocked at.
 #[derive(Debug, Serialize)]
 pub struct KnockedReport {
@@ -84,7 +112,7 @@ pub struct KnockedReport {
     pub source: String,
 }
 
-/// A name or an address that no knock could be sent to.
+/// A name or an address that nothing, or not all of it, could be sent to.
 #[derive(Debug, Serialize)]
 pub struct FailedReport {
     /// The name, or the address with the port.
@@ -93,16 +121,17 @@ pub struct FailedReport {
     pub message: String,
 }
 
-/// A service that let a connection in.
+/// A port that let a connection in.
 #[derive(Debug, Serialize)]
 pub struct OpenReport {
-    /// The service.
-    pub service: ServiceName,
+    /// The service, after a knock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
     /// The address that did.
     pub address: IpAddr,
     /// The TCP port.
     pub port: u16,
-    /// Milliseconds from the last knock.
+    /// Milliseconds from the last knock, or step.
     pub after_ms: u64,
 }
 
@@ -117,6 +146,8 @@ pub struct GateReport {
     pub ports: Vec<u16>,
     /// The services and their ports.
     pub services: BTreeMap<ServiceName, Vec<Port>>,
+    /// The sequences and the ports that they open.
+    pub sequences: BTreeMap<SequenceName, Vec<Port>>,
 }
 
 /// Prints what came of a command and gives the exit code.
@@ -158,6 +189,12 @@ pub(crate) fn say(message: &str) {
     let _ = writeln!(io::stderr(), "postern: {message}");
 }
 
+/// Says which step leaves now, on stdout and in knock's words.
+pub(crate) fn print_hit(protocol: Protocol, to: SocketAddr) {
+    // The steps are sent all the same where stdout is gone.
+    let _ = writeln!(io::stdout(), "hitting {} {}:{}", protocol.as_str(), to.ip(), to.port());
+}
+
 fn print_json(report: &impl Serialize) -> io::Result<()> {
     #[derive(Serialize)]
     struct Versioned<'a, T> {
@@ -174,6 +211,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Knock(report) => report.fmt(f),
+            Self::Sequence(report) => report.fmt(f),
             Self::Gates { gates } => gates.iter().try_for_each(|gate| gate.fmt(f)),
             Self::Import { gate, config, replaced } => {
                 let verb = if *replaced { "replaced" } else { "added" };
@@ -193,7 +231,25 @@ impl fmt::Display for KnockReport {
             writeln!(f, "sent {knocks} to {address} port {port}: open {services} to {whom}")?;
         }
         for OpenReport { service, address, port, after_ms } in self.open.iter().flatten() {
-            writeln!(f, "open: {service} at {address} port {port}, {after_ms} ms after the knock")?;
+            let service = service.as_ref().map(|service| format!("{service} at ")).unwrap_or_default();
+            writeln!(f, "open: {service}{address} port {port}, {after_ms} ms after the knock")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SequenceReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.print {
+            return writeln!(f, "{}", self.steps.to_string().replace(',', " "));
+        }
+        let count = self.steps.as_slice().len();
+        for address in &self.addresses {
+            let steps = if count == 1 { "1 step".to_owned() } else { format!("{count} steps") };
+            writeln!(f, "sent {steps} to {address}")?;
+        }
+        for OpenReport { address, port, after_ms, .. } in self.open.iter().flatten() {
+            writeln!(f, "open: {address} port {port}, {after_ms} ms after the last step")?;
         }
         Ok(())
     }
@@ -203,9 +259,15 @@ impl fmt::Display for GateReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.name)?;
         writeln!(f, "  addresses  {}", joined(&self.addresses))?;
-        writeln!(f, "  ports      {}", joined(&self.ports))?;
+        if !self.ports.is_empty() {
+            writeln!(f, "  ports      {}", joined(&self.ports))?;
+        }
         for (service, ports) in &self.services {
             writeln!(f, "  service    {service} ({})", joined(ports))?;
+        }
+        for (sequence, opens) in &self.sequences {
+            let opens = if opens.is_empty() { String::new() } else { format!(" ({})", joined(opens)) };
+            writeln!(f, "  sequence   {sequence}{opens}")?;
         }
         Ok(())
     }

@@ -85,6 +85,20 @@ pub(crate) async fn resolve(hosts: &[Host], family: Option<Family>) -> Resolved 
     resolved
 }
 
+/// The first address of one host, in the resolver's order.
+///
+/// # Errors
+/// [`Error::Unresolved`] when it has none, or none of the family.
+pub(crate) async fn first(host: &Host, family: Option<Family>) -> Result<IpAddr, Error> {
+    let unresolved = |reason| Error::Unresolved(vec![format!("{host}: {reason}")]);
+    let mut found = look_up(host).await.map_err(unresolved)?.into_iter();
+    found.find(|&one| family.is_none_or(|family| family == Family::of(one))).ok_or_else(|| {
+        unresolved(
+            family.map_or("it has no address".to_owned(), |family| format!("it has no {family} address")),
+        )
+    })
+}
+
 async fn look_up(host: &Host) -> Result<Vec<IpAddr>, String> {
     if let Ok(address) = host.as_str().parse::<IpAddr>() {
         return Ok(vec![address.to_canonical()]);

@@ -1,10 +1,10 @@
-//! `postern gates`: what is in the configuration, without the secrets.
+//! `postern gates`: what is in the configuration, without the secrets. The steps of a sequence are one.
 
 use std::path::Path;
 
-use postern_proto::{GateName, Profile};
+use postern_proto::GateName;
 
-use crate::config::Config;
+use crate::config::{Config, Entry};
 use crate::error::Error;
 use crate::report::{GateReport, Report};
 
@@ -13,11 +13,13 @@ pub(super) fn run(path: &Path) -> Result<Report, Error> {
     Ok(Report::Gates { gates: config.gates().iter().map(report).collect() })
 }
 
-fn report((name, profile): (&GateName, &Profile)) -> GateReport {
+fn report((name, gate): (&GateName, &Entry)) -> GateReport {
+    let profile = gate.profile.as_ref();
     GateReport {
         name: name.clone(),
-        addresses: profile.addresses.clone(),
-        ports: profile.ports.iter().map(|port| port.get()).collect(),
-        services: profile.services.clone(),
+        addresses: gate.addresses.clone(),
+        ports: profile.iter().flat_map(|profile| &profile.ports).map(|port| port.get()).collect(),
+        services: profile.map(|profile| profile.services.clone()).unwrap_or_default(),
+        sequences: gate.sequences.iter().map(|(name, one)| (name.clone(), one.opens.clone())).collect(),
     }
 }

@@ -18,6 +18,9 @@ use crate::config::{Config, Origin, lacks, read_private};
 use crate::error::Error;
 use crate::report::{Report, say};
 
+/// What a gate of the configuration has beside its profile.
+const SEQUENCES: &str = "sequences";
+
 pub(super) fn run(path: &Path, args: &ImportArgs) -> Result<Report, Error> {
     let origin = origin(args);
     let no_profile =
@@ -62,7 +65,7 @@ fn keep(path: &Path, name: &GateName, profile: &Profile, force: bool) -> Result<
         return Err(Error::Exists { name: name.clone(), path: path.to_owned() });
     }
     let new = with_gate(&old, name, profile);
-    let reads_back = Config::parse(&new).map_err(mistake)?.gates().get(name) == Some(profile);
+    let reads_back = Config::parse(&new).map_err(mistake)?.gates()[name].profile.as_ref() == Some(profile);
     assert!(reads_back, "the profile that was put in is the one that is read");
     write(path, folder, &new).map_err(Error::unwritable(path))?;
     Ok(replaces)
@@ -78,7 +81,7 @@ fn lock(path: &Path) -> Result<File, Error> {
     file.and_then(|file| file.lock().map(|()| file)).map_err(Error::unwritable(&path))
 }
 
-/// The text with one gate added at its end, or replaced.
+/// The text with one gate added at its end, or replaced: its sequences are no part of the profile, and stay.
 fn with_gate(old: &str, name: &GateName, profile: &Profile) -> Zeroizing<String> {
     let mut document: DocumentMut = old.parse().expect("the text was read as TOML before");
     let trailing = document.trailing().as_str().unwrap_or_default().to_owned();
@@ -90,9 +93,14 @@ fn with_gate(old: &str, name: &GateName, profile: &Profile) -> Zeroizing<String>
     let is_appended = gates.is_table() && gates.get(name.as_str()).is_none();
     let gates = gates.as_table_like_mut().expect("the configuration was read with a table of gates before");
     let mut table = table(profile);
-    if let Some(replaced) = gates.get(name.as_str()).and_then(Item::as_table) {
-        table.set_position(replaced.position());
-        table.decor_mut().clone_from(replaced.decor());
+    if let Some(replaced) = gates.get(name.as_str()) {
+        if let Some(sequences) = replaced.get(SEQUENCES) {
+            table.insert(SEQUENCES, sequences.clone());
+        }
+        if let Some(replaced) = replaced.as_table() {
+            table.set_position(replaced.position());
+            table.decor_mut().clone_from(replaced.decor());
+        }
     }
     if is_appended {
         // Comments at the end of the file stay before what is added behind them.
@@ -134,7 +142,8 @@ mod tests {
 
     #[test]
     fn whatever_the_file_looks_like_the_gate_is_added_behind_it() {
-        let profile = Config::parse(ONE).unwrap().gates()[&"office".parse().unwrap()].clone();
+        let profile =
+            Config::parse(ONE).unwrap().gates()[&"office".parse().unwrap()].profile.clone().unwrap();
         let header = ONE.find("[gates.office]").unwrap();
         let keys = ONE[header..].lines().skip(1).map(|line| line.split('#').next().unwrap().trim_end());
         let inline = keys.collect::<Vec<_>>().join(", ");
@@ -158,7 +167,7 @@ mod tests {
             let new = with_gate(old, &name, &profile);
             let after = Config::parse(&new).unwrap_or_else(|error| panic!("{error}\n{}", *new));
             assert_eq!(after.gates().len(), before.gates().len() + 1, "{}", *new);
-            assert!(after.gates()[&name] == profile);
+            assert!(after.gates()[&name].profile.as_ref() == Some(&profile));
             assert!(before.gates().iter().all(|(name, gate)| after.gates()[name] == *gate));
             let comments = |text: &str| text.matches('#').count();
             assert_eq!(comments(&new), comments(old), "{}", *new);

@@ -1,19 +1,13 @@
 //! `postern knock`: asks a gate to open services, and waits for them where told to.
 
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
-use std::time::Duration;
-
 use postern_proto::{Profile, Protocol, ServiceName, Services, Source};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 
+use super::doors::{Door, wait};
 use super::profile_of;
 use crate::cli::{Cli, KnockArgs};
-use crate::connect::connect;
-use crate::error::Error;
+use crate::error::{Advice, Error};
 use crate::knock::{Ask, Destination, Knocker, knocked};
-use crate::report::{FailedReport, KnockReport, KnockedReport, OpenReport, Report, say};
+use crate::report::{FailedReport, KnockReport, KnockedReport, Report, say};
 use crate::resolve::{Resolved, resolve};
 
 pub(super) async fn run(cli: &Cli, args: &KnockArgs) -> Result<Report, Error> {
@@ -37,7 +31,7 @@ pub(super) async fn run(cli: &Cli, args: &KnockArgs) -> Result<Report, Error> {
         }
     }
     let open = match args.wait {
-        Some(limit) => Some(wait(doors, &knocked(&destinations), limit).await?),
+        Some(limit) => Some(wait(doors, &knocked(&destinations), limit, Advice::Knock).await?),
         None => None,
     };
     let knocks = destinations.iter().filter_map(report).collect();
@@ -57,47 +51,16 @@ fn wanted(gate: &str, profile: &Profile, named: &[ServiceName]) -> Result<Servic
     Ok(Services::new(if named.is_empty() { all() } else { named.to_vec() })?)
 }
 
-/// A service and the port that tells whether it is open. Only TCP answers.
-type Door = (ServiceName, NonZeroU16);
-
+/// Only TCP answers.
 fn first_tcp_ports(profile: &Profile, services: &Services) -> Result<Vec<Door>, Error> {
     let door = |service: &ServiceName| {
         let port = profile.services[service].iter().find(|port| port.protocol == Protocol::Tcp);
-        let port = port.map(|port| (service.clone(), port.number));
+        let port = port.map(|port| Door { service: Some(service.clone()), port: port.number });
         port.ok_or_else(|| {
             Error::Usage(format!("service {service} has no TCP port that --wait could try: leave it out"))
         })
     };
     services.iter().map(door).collect()
-}
-
-/// Until each door lets a connection in at one of the addresses.
-async fn wait(doors: Vec<Door>, addresses: &[IpAddr], limit: Duration) -> Result<Vec<OpenReport>, Error> {
-    let begin = Instant::now();
-    let mut tries = JoinSet::new();
-    for (service, port) in doors {
-        let to: Vec<_> = addresses.iter().map(|&address| SocketAddr::new(address, port.get())).collect();
-        tries.spawn(async move {
-            let connected = connect(&to, begin + limit).await;
-            (service, port.get(), connected, begin.elapsed())
-        });
-    }
-    let (mut open, mut closed) = (Vec::new(), Vec::new());
-    for (service, port, connected, after) in tries.join_all().await {
-        match connected {
-            Ok((_, peer)) => {
-                let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-                open.push(OpenReport { service, address: peer.ip(), port, after_ms });
-            }
-            Err(not_open) => closed.push(format!("{service} at port {port} ({not_open})")),
-        }
-    }
-    if closed.is_empty() {
-        open.sort_by(|one, other| one.service.cmp(&other.service));
-        return Ok(open);
-    }
-    closed.sort();
-    Err(Error::InVain { waited: limit, what: format!("not open: {}", closed.join(", ")) })
 }
 
 fn failures(resolved: &Resolved, destinations: &[Destination]) -> Vec<FailedReport> {

@@ -1,59 +1,120 @@
 //! `postern proxy`: knocks, connects and carries stdin and stdout, as ssh's `ProxyCommand`.
+//!
+//! What opens the port is a service to knock for, else a classic sequence. Of several the narrowest is taken, to open no
+//! more than is needed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::num::NonZeroU16;
 use std::path::Path;
 
 use postern_proto::profile::Host;
+use postern_proto::sequence::Steps;
 use postern_proto::{GateName, Port, Profile, Protocol, ServiceName, Services};
 use tokio::time::{Instant, timeout_at};
 
-use super::{no_profile_file, profile_of};
-use crate::cli::{Cli, ProxyArgs};
-use crate::config::{Config, locate};
+use super::{at_hand, no_profile_file};
+use crate::cli::{Cli, Gate, HowArgs, ProxyArgs};
+use crate::config::{Config, Entry, locate};
 use crate::connect::connect;
-use crate::error::Error;
-use crate::knock::{Ask, Knocker, knocked};
+use crate::error::{Advice, Error};
+use crate::knock::{Ask, Destination, Knocker, knocked};
 use crate::report::{Report, joined};
-use crate::resolve::resolve;
+use crate::resolve::{Family, resolve};
+use crate::sequence::{DELAY, send};
 use crate::splice::splice;
 
-/// The connection through the door that the knock opens.
+/// The connection through the door that the knock, or the sequence, opens.
 pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<TcpStream, Error> {
     let deadline = Instant::now() + args.timeout;
-    let (source, family) = args.how.source_and_family()?;
+    args.how.source_and_family()?;
     if args.how.profile_file.as_deref() == Some(Path::new("-")) {
         return Err(Error::Usage(
             "the profile of a proxy cannot come from stdin, which is the connection's".into(),
         ));
     }
-    let (gate, profile) = find_gate(cli, args)?;
-    let service = service_at(&gate, &profile, args.port)?;
-    let hosts = hosts(&profile, &args.host);
+    let (name, gate) = find_gate(cli, args)?;
+    let (mut opener, family) = Opener::find(&name, &gate, args.port, &args.how)?;
+    let hosts = hosts(&gate, &args.host);
 
     let resolving = timeout_at(deadline, resolve(&hosts, family)).await;
     let resolved =
         resolving.map_err(|_| Error::Unresolved(vec![format!("{}: no answer in time", joined(&hosts))]))?;
     resolved.require_one()?;
-    let services = Services::new(vec![service])?;
-    let knocker = Knocker::new(&profile, Ask { services, window: args.how.window, from_port: None, source });
-    let mut destinations = knocker.knock(resolved.addresses, &profile.ports)?;
-
-    let to: Vec<_> = knocked(&destinations).iter().map(|&to| SocketAddr::new(to, args.port.get())).collect();
+    let advice = opener.advice();
+    let in_vain = |reason: &dyn fmt::Display| {
+        let what = format!("no connection to {} at port {} ({reason})", args.host, args.port);
+        Error::InVain { waited: args.timeout, what, advice }
+    };
+    let opening = timeout_at(deadline, opener.open(resolved.addresses)).await;
+    let addresses = opening.map_err(|_| in_vain(&"not all steps were sent"))??;
+    let to: Vec<_> = addresses.into_iter().map(|to| SocketAddr::new(to, args.port.get())).collect();
     let repeat = async {
-        knocker.repeat(&mut destinations, args.how.repeat - 1).await?;
+        opener.repeat(args.how.repeat - 1).await?;
         std::future::pending::<Result<_, Error>>().await
     };
     let (stream, _) = tokio::select! {
-        connected = connect(&to, deadline) => connected.map_err(|not_open| {
-            let what = format!("no connection to {} at port {} ({not_open})", args.host, args.port);
-            Error::InVain { waited: args.timeout, what }
-        }),
+        connected = connect(&to, deadline) => connected.map_err(|not_open| in_vain(&not_open)),
         failed = repeat => failed,
     }?;
     let blocking = stream.into_std().and_then(|stream| stream.set_nonblocking(false).map(|()| stream));
     blocking.map_err(|source| Error::System { what: "cannot take the connection over", source })
+}
+
+/// What opens the port.
+enum Opener<'a> {
+    Knock { knocker: Knocker, ports: &'a [NonZeroU16], destinations: Vec<Destination> },
+    Sequence(&'a Steps),
+}
+
+impl<'a> Opener<'a> {
+    /// What of the gate's opens the port, and the one family, if any, that it is left to.
+    fn find(
+        name: &str,
+        gate: &'a Entry,
+        port: NonZeroU16,
+        how: &HowArgs,
+    ) -> Result<(Self, Option<Family>), Error> {
+        if let Some(profile) = &gate.profile
+            && let Some(service) = service_at(profile, port)
+        {
+            let (source, family) = how.source_and_family()?;
+            let services = Services::new(vec![service.clone()])?;
+            let knocker =
+                Knocker::new(profile, Ask { services, window: how.window, from_port: None, source });
+            return Ok((Self::Knock { knocker, ports: &profile.ports, destinations: Vec::new() }, family));
+        }
+        let sequence = gate.sequences_at(port).min_by_key(|(_, sequence)| sequence.opens.len());
+        let (_, sequence) = sequence.ok_or_else(|| unknown_port(name, gate, port))?;
+        Ok((Self::Sequence(&sequence.steps), how.family_of_sequence()?))
+    }
+
+    /// Sends it once, and gives the addresses where it went.
+    async fn open(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<Vec<IpAddr>, Error> {
+        match self {
+            Self::Knock { knocker, ports, destinations } => {
+                *destinations = knocker.knock(addresses, ports)?;
+                Ok(knocked(destinations))
+            }
+            Self::Sequence(steps) => Ok(send(addresses, steps, DELAY, |_, _| ()).await?.addresses),
+        }
+    }
+
+    /// Sends a knock so many more times. A sequence is not repeated: its steps would come amid the attempts to connect.
+    async fn repeat(&mut self, times: u8) -> Result<(), Error> {
+        match self {
+            Self::Knock { knocker, destinations, .. } => knocker.repeat(destinations, times).await,
+            Self::Sequence(_) => Ok(()),
+        }
+    }
+
+    const fn advice(&self) -> Advice {
+        match self {
+            Self::Knock { .. } => Advice::Knock,
+            Self::Sequence(_) => Advice::Sequence,
+        }
+    }
 }
 
 /// Carries the connection to its end.
@@ -62,46 +123,54 @@ pub(super) fn carry(stream: &TcpStream) -> Result<Report, Error> {
     Ok(Report::Carried)
 }
 
-fn find_gate(cli: &Cli, args: &ProxyArgs) -> Result<(String, Profile), Error> {
-    if let Some(gate) = &args.gate {
-        return profile_of(cli, gate, &args.how);
+fn find_gate(cli: &Cli, args: &ProxyArgs) -> Result<(String, Entry), Error> {
+    if args.gate == Some(Gate::AtHand) {
+        return Ok(("-".to_owned(), at_hand(&args.how)?.into()));
     }
     no_profile_file(&args.how)?;
     let path = locate(cli.config.as_deref())?;
     let config = Config::load(&path)?;
-    let name = match gate_for(config.gates(), &args.host, args.port)[..] {
-        [name] => name.clone(),
-        [] => return Err(Error::NoGateFor { host: args.host.clone(), path }),
-        ref several => {
-            let gates = several.iter().map(ToString::to_string).collect();
-            return Err(Error::Ambiguous { host: args.host.clone(), gates });
-        }
+    let name = match &args.gate {
+        Some(Gate::Named(name)) => name.clone(),
+        _ => match gate_for(config.gates(), &args.host, args.port)[..] {
+            [name] => name.clone(),
+            [] => return Err(Error::NoGateFor { host: args.host.clone(), path }),
+            ref several => {
+                let gates = several.iter().map(ToString::to_string).collect();
+                return Err(Error::Ambiguous { host: args.host.clone(), gates });
+            }
+        },
     };
     Ok((name.to_string(), config.into_gate(&name, &path)?))
 }
 
 /// The gates that a host stands for: the one of that name, else those that list it as an address; of several, those
-/// with a service at the port.
-fn gate_for<'a>(gates: &'a BTreeMap<GateName, Profile>, host: &str, port: NonZeroU16) -> Vec<&'a GateName> {
+/// that open the port.
+fn gate_for<'a>(gates: &'a BTreeMap<GateName, Entry>, host: &str, port: NonZeroU16) -> Vec<&'a GateName> {
     // ssh may write a name in lower case before it comes here.
     let named = gates.keys().find(|name| name.as_str() == host);
     let named = named.or_else(|| gates.keys().find(|name| name.as_str().eq_ignore_ascii_case(host)));
     if let Some(name) = named {
         return vec![name];
     }
-    let lists_host = |profile: &Profile| profile.addresses.iter().any(|address| is_host(address, host));
-    let mut listing: Vec<_> = gates.iter().filter(|(_, profile)| lists_host(profile)).collect();
-    if listing.len() > 1 && listing.iter().any(|(_, profile)| services_at(profile, port).next().is_some()) {
-        listing.retain(|(_, profile)| services_at(profile, port).next().is_some());
+    let lists_host = |gate: &Entry| gate.addresses.iter().any(|address| is_host(address, host));
+    let mut listing: Vec<_> = gates.iter().filter(|(_, gate)| lists_host(gate)).collect();
+    if listing.len() > 1 && listing.iter().any(|(_, gate)| opens(gate, port)) {
+        listing.retain(|(_, gate)| opens(gate, port));
     }
     listing.into_iter().map(|(name, _)| name).collect()
 }
 
-/// Where to knock: at the host itself when it is one of the gate's, else at all of them.
-fn hosts(profile: &Profile, host: &str) -> Vec<Host> {
-    match profile.addresses.iter().find(|address| is_host(address, host)) {
+fn opens(gate: &Entry, port: NonZeroU16) -> bool {
+    let by_knock = gate.profile.as_ref().is_some_and(|profile| service_at(profile, port).is_some());
+    by_knock || gate.sequences_at(port).next().is_some()
+}
+
+/// Where to send to: the host itself when it is one of the gate's, else all of them.
+fn hosts(gate: &Entry, host: &str) -> Vec<Host> {
+    match gate.addresses.iter().find(|address| is_host(address, host)) {
         Some(address) => vec![address.clone()],
-        None => profile.addresses.clone(),
+        None => gate.addresses.clone(),
     }
 }
 
@@ -113,20 +182,21 @@ fn is_host(address: &Host, host: &str) -> bool {
     name(address.as_str()) == name(host)
 }
 
-/// The service at a TCP port: of several the one with the fewest ports, to open no more than is needed.
-fn service_at(gate: &str, profile: &Profile, port: NonZeroU16) -> Result<ServiceName, Error> {
-    services_at(profile, port).min_by_key(|(_, ports)| ports.len()).map(|(name, _)| name.clone()).ok_or_else(
-        || {
-            let known =
-                profile.services.iter().map(|(name, ports)| format!("{name} ({})", joined(ports))).collect();
-            Error::UnknownPort { gate: gate.to_owned(), port: port.get(), known }
-        },
-    )
+/// The service at a TCP port: of several the one with the fewest ports.
+fn service_at(profile: &Profile, number: NonZeroU16) -> Option<&ServiceName> {
+    let port = Port { protocol: Protocol::Tcp, number };
+    let services = profile.services.iter().filter(|(_, ports)| ports.contains(&port));
+    services.min_by_key(|(_, ports)| ports.len()).map(|(name, _)| name)
 }
 
-fn services_at(profile: &Profile, port: NonZeroU16) -> impl Iterator<Item = (&ServiceName, &Vec<Port>)> {
-    let port = Port { protocol: Protocol::Tcp, number: port };
-    profile.services.iter().filter(move |(_, ports)| ports.contains(&port))
+fn unknown_port(name: &str, gate: &Entry, port: NonZeroU16) -> Error {
+    let services = gate.profile.iter().flat_map(|profile| &profile.services);
+    let services = services.map(|(name, ports)| format!("{name} ({})", joined(ports)));
+    let sequences = gate.sequences.iter().map(|(name, one)| match &one.opens[..] {
+        [] => name.to_string(),
+        opens => format!("{name} ({})", joined(opens)),
+    });
+    Error::UnknownPort { gate: name.to_owned(), port: port.get(), known: services.chain(sequences).collect() }
 }
 
 #[cfg(test)]
@@ -137,10 +207,18 @@ mod tests {
         bastion = { addresses = ["bastion.example.org", "2001:db8::1"], services = { ssh = ["22/tcp"] } }
         inner = { addresses = ["192.0.2.1", "shared.example.org"], services = { ssh = ["22/tcp"] } }
         other = { addresses = ["shared.example.org", "both"], services = { all = ["22/tcp", "80/tcp"], web = ["80/tcp"] } }
-        third = { addresses = ["both"], services = { dns = ["53/udp"] } }
+        third = { addresses = ["both"], services = { dns = ["53/udp"] }, sequences.web = { steps = ["3"], opens = ["80/tcp"] } }
     "#;
 
-    fn gates() -> BTreeMap<GateName, Profile> {
+    /// A gate without a profile.
+    const OLD: &str = r#"
+        [gates.old]
+        addresses = ["192.0.2.8"]
+        sequences.all = { steps = ["1"], opens = ["22/tcp", "80/tcp"] }
+        sequences.ssh = { steps = ["2"], opens = ["22/tcp"] }
+    "#;
+
+    fn config() -> Config {
         let keys = format!(
             "gate-id = {0:?}, client-id = {1:?}, secret = {2:?}",
             "A".repeat(22),
@@ -148,7 +226,7 @@ mod tests {
             "A".repeat(43)
         );
         let text = GATES.replace("{ addresses", &format!("{{ {keys}, ports = [62201], addresses"));
-        Config::parse(&format!("[gates]\n{text}")).unwrap().gates().clone()
+        Config::parse(&format!("[gates]\n{text}{OLD}")).unwrap()
     }
 
     fn port(number: u16) -> NonZeroU16 {
@@ -157,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_host_stands_for_a_gate() {
-        let gates = gates();
+        let config = config();
         for (host, number, names) in [
             ("bastion", 22, &["bastion"][..]),
             ("BASTION", 22, &["bastion"]),
@@ -168,19 +246,22 @@ mod tests {
             ("shared.example.org", 80, &["other"]),
             ("shared.example.org", 9, &["inner", "other"]),
             ("both", 53, &["other", "third"]),
+            ("both", 80, &["other", "third"]),
+            ("both", 22, &["other"]),
+            ("192.0.2.8", 22, &["old"]),
             ("elsewhere", 22, &[]),
             ("192.0.2.2", 22, &[]),
         ] {
             let found: Vec<_> =
-                gate_for(&gates, host, port(number)).iter().map(|name| name.as_str()).collect();
+                gate_for(config.gates(), host, port(number)).iter().map(|name| name.as_str()).collect();
             assert_eq!(found, names, "{host} {number}");
         }
     }
 
     #[test]
     fn a_host_of_the_gate_is_knocked_at_alone() {
-        let gates = gates();
-        let at = |host: &str| joined(&hosts(&gates[&"bastion".parse().unwrap()], host));
+        let config = config();
+        let at = |host: &str| joined(&hosts(&config.gates()[&"bastion".parse().unwrap()], host));
         assert_eq!(at("bastion.example.org."), "bastion.example.org");
         assert_eq!(at("2001:db8:0::1"), "2001:db8::1");
         assert_eq!(at("bastion"), "bastion.example.org, 2001:db8::1");
@@ -188,14 +269,34 @@ mod tests {
 
     #[test]
     fn a_port_stands_for_the_narrowest_service() {
-        let gates = gates();
+        let config = config();
         let service = |gate: &str, number| {
-            let found = service_at(gate, &gates[&gate.parse().unwrap()], port(number));
-            found.map_or_else(|error| error.to_string(), |service| service.to_string())
+            let profile = config.gates()[&gate.parse().unwrap()].profile.as_ref().unwrap();
+            service_at(profile, port(number)).map(ServiceName::as_str)
         };
-        assert_eq!(service("bastion", 22), "ssh");
-        assert_eq!(service("other", 80), "web");
-        assert_eq!(service("other", 22), "all");
-        assert_eq!(service("third", 53), "gate third has no service at port 53/tcp; it has dns (53/udp)");
+        assert_eq!(service("bastion", 22), Some("ssh"));
+        assert_eq!(service("other", 80), Some("web"));
+        assert_eq!(service("other", 22), Some("all"));
+        assert_eq!(service("third", 53), None);
+    }
+
+    #[test]
+    fn a_sequence_opens_what_no_service_does() {
+        let config = config();
+        let how = HowArgs::plain();
+        let opener = |gate: &str, number| {
+            let gate = &config.gates()[&gate.parse().unwrap()];
+            match Opener::find("gate", gate, port(number), &how) {
+                Ok((Opener::Knock { .. }, _)) => "a knock".to_owned(),
+                Ok((Opener::Sequence(steps), _)) => steps.to_string(),
+                Err(error) => error.to_string(),
+            }
+        };
+        assert_eq!(opener("other", 80), "a knock");
+        assert_eq!(opener("third", 80), "3:tcp");
+        assert_eq!(opener("old", 22), "2:tcp");
+        assert_eq!(opener("old", 80), "1:tcp");
+        let none = "gate gate has no service at port 53/tcp; it has dns (53/udp), web (80/tcp)";
+        assert_eq!(opener("third", 53), none);
     }
 }

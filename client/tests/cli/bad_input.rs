@@ -51,6 +51,28 @@ fn arguments() {
         (&["proxy", "home", "ssh"], 2, "<PORT>"),
         (&["proxy", "home", "22", "--timeout", "0"], 2, "a number of seconds"),
         (&["proxy", "home", "22", "--gate", "-", "--profile-file", "-"], 2, "cannot come from stdin"),
+        (&["sequence", "127.0.0.1"], 2, "<STEP>..."),
+        (&["sequence", "127.0.0.1", "0"], 2, "\"0\" is no step: a step is a port from 1 to 65535"),
+        (&["sequence", "127.0.0.1", "99999"], 2, "\"99999\" is no step"),
+        (&["sequence", "127.0.0.1", "22:foo", "23"], 2, "\"22:foo\" is no step"),
+        (&["sequence", "127.0.0.1", "22", "ssh"], 2, "\"ssh\" is no step"),
+        (&["sequence", "a/b", "22"], 2, "a host is an IP address without brackets, or a DNS name"),
+        (&["sequence", "a b", "ssh"], 2, "a gate name is 1 to 64 letters"),
+        (&[&["sequence", "127.0.0.1"][..], &["1"; 33]].concat(), 2, "a sequence has 1 to 32 steps"),
+        (&["sequence", "127.0.0.1", "1", "-d", "soon"], 2, "a whole number of milliseconds, up to an hour"),
+        (&["sequence", "127.0.0.1", "1", "--delay=-1"], 2, "a whole number of milliseconds, up to an hour"),
+        (&["sequence", "127.0.0.1", "1", "-4", "-6"], 2, "cannot be used with"),
+        (&["sequence", "127.0.0.1", "1", "--print", "--wait", "1"], 2, "cannot be used with"),
+        (&["sequence", "127.0.0.1", "1", "--print", "-v"], 2, "cannot be used with"),
+        (&["sequence", "127.0.0.1", "1", "--port", "22"], 2, "--wait <SECONDS>"),
+        (&["sequence", "127.0.0.1", "1", "--wait", "1"], 2, "--wait needs a TCP port to try: give --port"),
+        (&["sequence", "127.0.0.1", "1", "--wait", "1", "--port", "0"], 2, "--port"),
+        (&["sequence", "home", "old", "-u"], 2, "--udp is for steps"),
+        (&["sequence", "work", "old"], 3, "no gate work in "),
+        (&["sequence", "home", "old"], 3, "gate home has no sequence old; it has none"),
+        (&["sequence", "127.0.0.1", "1", "-6"], 4, "cannot resolve 127.0.0.1: it has no IPv6 address"),
+        (&["sequence", "255.255.255.255", "1:udp"], 4, "cannot send to 255.255.255.255:1: Permission denied"),
+        (&["sequence", "255.255.255.255", "1"], 4, "cannot send to 255.255.255.255:1: "),
         (&["import", "new"], 2, "give the profile on stdin (-), in --file FILE or in POSTERN_PROFILE"),
         (&["import", "new", "-", "--file", "x"], 2, "cannot be used with"),
         (&["import", "new", "-", "--address", "a b"], 2, "a host is an IP address"),
@@ -64,6 +86,29 @@ fn arguments() {
         (&["proxy", "home", "80"], 3, "no service at port 80/tcp; it has ssh (22/tcp), vpn (51820/udp)"),
         (&["proxy", "home", "51820"], 3, "no service at port 51820/tcp"),
         (&["knock", "home", "-6"], 4, "cannot resolve 127.0.0.1: it has no IPv6 address"),
+    ] {
+        check(run(&mut home.postern(args)), code, says);
+    }
+}
+
+#[test]
+fn gates_that_only_have_sequences() {
+    let home = Home::with_text(
+        "[gates.old]\naddresses = [\"127.0.0.1\"]\nsequences.ssh = { steps = [\"1:udp\"], opens = [\"22/tcp\"] }\n\
+         sequences.any = { steps = [\"2:udp\"] }\n",
+    );
+    for (args, code, says) in [
+        (
+            &["knock", "old"][..],
+            3,
+            "gate old has no profile to knock with, only sequences: postern sequence old any or ssh",
+        ),
+        (&["sequence", "old", "web"], 3, "gate old has no sequence web; it has any, ssh"),
+        (&["sequence", "old", "any", "--wait", "1"], 2, "--wait needs a TCP port to try: give --port"),
+        (&["proxy", "old", "80"], 3, "gate old has no service at port 80/tcp; it has any, ssh (22/tcp)"),
+        (&["proxy", "old", "22", "--window", "1m"], 2, "a sequence says neither window nor source"),
+        (&["proxy", "old", "22", "--repeat", "2"], 2, "a sequence says neither window nor source"),
+        (&["proxy", "old", "22", "--source", "observed"], 2, "a sequence says neither window nor source"),
     ] {
         check(run(&mut home.postern(args)), code, says);
     }
@@ -219,6 +264,8 @@ fn failures_are_objects_where_json_is_asked_for() {
         (&["--json", "knock", "home", "--repeat", "x"][..], 2, "invalid value 'x'"),
         (&["knock", "work", "--json"], 3, "no gate work"),
         (&["knock", "home", "-6", "--json"], 4, "it has no IPv6 address"),
+        (&["sequence", "127.0.0.1", "x", "y", "--json"], 2, "\"x\" is no step"),
+        (&["sequence", "127.0.0.1", "1", "-v", "--json"], 2, "--json does not go with --verbose"),
         (&["proxy", "home", "22", "--json"], 2, "--json does not go with proxy"),
     ] {
         let outcome = run(&mut home.postern(args)).expect(code);

@@ -31,7 +31,9 @@ fn a_profile_comes_from_anywhere() {
     let listed = run(&mut home.postern(&["gates", "--json"])).expect(0);
     let gate = |name: &str| {
         let services = json!({"ssh": ["22/tcp"], "vpn": ["51820/udp"]});
-        json!({"name": name, "addresses": ["127.0.0.1"], "ports": [65535], "services": services})
+        json!({
+            "name": name, "addresses": ["127.0.0.1"], "ports": [65535], "services": services, "sequences": {}
+        })
     };
     let names = ["from-argument", "from-environment", "from-file", "from-stdin", "from-stdin.too"];
     assert_eq!(listed.json(), json!({"version": 1, "gates": names.map(gate)}));
@@ -81,6 +83,32 @@ fn only_force_replaces_a_gate() {
     assert!(home.text().contains("# mine") && home.text().contains("# the end"), "{}", home.text());
     let gates = run(&mut home.postern(&["gates", "--json"])).expect(0).json();
     assert_eq!(gates["gates"][0]["ports"], json!([65535]));
+}
+
+#[test]
+fn sequences_outlive_the_profile_beside_them() {
+    let table = "[gates.one.sequences.old]\nsteps = [\"7000\"] # keep\nopens = [\"22/tcp\"]\n";
+    let dotted = "sequences.old = { steps = [\"7000\"], opens = [\"22/tcp\"] } # keep\n";
+    let bare = "[gates.one]\naddresses = [\"one.example.org\"]\n";
+    for text in [
+        format!("{BY_HAND}{table}"),
+        format!("{BY_HAND}{dotted}"),
+        format!("{bare}{table}"),
+        format!("{bare}{dotted}"),
+        format!(
+            "gates.one = {{ addresses = [\"one.example.org\"], {} }}",
+            dotted.split(" # ").next().unwrap()
+        ),
+    ] {
+        let home = Home::with_text(&text);
+        run_with(&mut home.postern(&["import", "one", "-", "--force"]), &profile(22).to_line()).expect(0);
+        let gates = run(&mut home.postern(&["gates", "--json"])).expect(0).json();
+        let gate = &gates["gates"][0];
+        assert_eq!((&gate["ports"], &gate["sequences"]), (&json!([65535]), &json!({"old": ["22/tcp"]})));
+        let steps = run(&mut home.postern(&["sequence", "one", "old", "--print"])).expect(0).stdout;
+        assert_eq!(steps, "7000:tcp\n");
+        assert_eq!(home.text().contains("# keep"), text.contains("# keep"), "{}", home.text());
+    }
 }
 
 #[test]

@@ -9,4 +9,5 @@ mod home;
 mod import;
 mod knock;
 mod proxy;
+mod sequence;
 mod transcript;

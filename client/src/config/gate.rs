@@ -1,0 +1,189 @@
+//! What the configuration says of one gate: the profile to knock with, the sequences to send, or both.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::ops::Range;
+
+use postern_proto::profile::Host;
+use postern_proto::sequence::{Steps, steps};
+use postern_proto::{
+    ClientId, ClientSecret, GateId, GateName, Port, Profile, Protocol, SequenceName, ServiceName, TextError,
+};
+use serde::Deserialize;
+use toml::Spanned;
+
+/// A gate of the configuration.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Where it is: one address at least.
+    pub(crate) addresses: Vec<Host>,
+    /// What to knock with. A host that only has classic sequences, knockd's for one, has none.
+    pub(crate) profile: Option<Profile>,
+    /// Its classic sequences; where there is no profile, one at least.
+    pub(crate) sequences: BTreeMap<SequenceName, Sequence>,
+}
+
+/// A classic sequence of a gate.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Sequence {
+    pub(crate) steps: Steps,
+    /// The ports that it opens, as far as the configuration says.
+    pub(crate) opens: Vec<Port>,
+}
+
+impl Entry {
+    /// The sequences that open a TCP port.
+    pub(crate) fn sequences_at(
+        &self,
+        number: NonZeroU16,
+    ) -> impl Iterator<Item = (&SequenceName, &Sequence)> {
+        let port = Port { protocol: Protocol::Tcp, number };
+        self.sequences.iter().filter(move |(_, sequence)| sequence.opens.contains(&port))
+    }
+}
+
+impl From<Profile> for Entry {
+    fn from(profile: Profile) -> Self {
+        Self { addresses: profile.addresses.clone(), profile: Some(profile), sequences: BTreeMap::new() }
+    }
+}
+
+/// The fields of a profile, all or none, and the sequences.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawEntry {
+    gate_id: Option<GateId>,
+    client_id: Option<ClientId>,
+    secret: Option<ClientSecret>,
+    addresses: Vec<Host>,
+    ports: Option<Vec<NonZeroU16>>,
+    services: Option<BTreeMap<ServiceName, Vec<Port>>>,
+    #[serde(default)]
+    sequences: BTreeMap<SequenceName, Spanned<RawSequence>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSequence {
+    /// As texts: a mistake in them must be named without them.
+    steps: Spanned<Vec<String>>,
+    #[serde(default)]
+    opens: Vec<Port>,
+}
+
+/// A place in the text of a configuration, and what is wrong there.
+type Mistake = (Range<usize>, String);
+
+impl RawEntry {
+    /// The gate of that name, whose table is at `span` of `text`.
+    pub(super) fn check(self, text: &str, span: Range<usize>, name: &GateName) -> Result<Entry, TextError> {
+        let at_gate = |message| (span, format!("gate {name} {message}"));
+        self.entry(at_gate).map_err(|(span, message)| TextError::at(text, &span, message))
+    }
+
+    fn entry(self, at_gate: impl FnOnce(String) -> Mistake) -> Result<Entry, Mistake> {
+        let missing = self.missing_of_profile();
+        let Self { gate_id, client_id, secret, addresses, ports, services, sequences } = self;
+        let sequences = sequences.into_iter().map(|(name, raw)| {
+            let sequence = sequence(&name, raw)?;
+            Ok((name, sequence))
+        });
+        let sequences: BTreeMap<_, _> = sequences.collect::<Result<_, Mistake>>()?;
+        let profile = match (gate_id, client_id, secret, ports, services) {
+            (Some(gate), Some(client), Some(secret), Some(ports), Some(services)) => {
+                Some(Profile { gate, client, secret, addresses: addresses.clone(), ports, services })
+            }
+            (None, None, None, None, None) => None,
+            _ => return Err(at_gate(format!("lacks {} of its profile", missing.join(", ")))),
+        };
+        let lack = match &profile {
+            Some(profile) => super::lacks(profile),
+            None if addresses.is_empty() => Some("no address: add one to `addresses`"),
+            None if sequences.is_empty() => Some("neither a profile to knock with nor a sequence"),
+            None => None,
+        };
+        match lack {
+            Some(lack) => Err(at_gate(format!("has {lack}"))),
+            None => Ok(Entry { addresses, profile, sequences }),
+        }
+    }
+
+    fn missing_of_profile(&self) -> Vec<&'static str> {
+        let fields = [
+            ("gate-id", self.gate_id.is_none()),
+            ("client-id", self.client_id.is_none()),
+            ("secret", self.secret.is_none()),
+            ("ports", self.ports.is_none()),
+            ("services", self.services.is_none()),
+        ];
+        fields.into_iter().filter_map(|(name, is_missing)| is_missing.then_some(name)).collect()
+    }
+}
+
+fn sequence(name: &SequenceName, raw: Spanned<RawSequence>) -> Result<Sequence, Mistake> {
+    let span = raw.span();
+    if name.as_str().bytes().all(|b| b.is_ascii_digit()) {
+        return Err((span, format!("sequence {name} is called like a port: put a letter into its name")));
+    }
+    let RawSequence { steps: texts, opens } = raw.into_inner();
+    let steps: Option<Vec<_>> = texts.get_ref().iter().map(|text| steps::step(text).ok()).collect();
+    let steps = steps.ok_or_else(|| {
+        let message = "steps: a step is a port from 1 to 65535, and \":udp\" behind it if it is not TCP";
+        (texts.span(), message.to_owned())
+    })?;
+    let steps = Steps::new(steps).map_err(|error| (texts.span(), format!("steps: {error}")))?;
+    Ok(Sequence { steps, opens })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+
+    const LEGACY: &str = r#"
+[gates.old]
+addresses = ["old.example.org"]
+
+[gates.old.sequences.ssh]
+steps = ["7000", "8000:udp", "9000/tcp"]
+opens = ["22/tcp"]
+"#;
+
+    #[test]
+    fn a_gate_needs_no_profile_where_it_has_a_sequence() {
+        let config = Config::parse(LEGACY).unwrap();
+        let gate = &config.gates()[&"old".parse().unwrap()];
+        assert!(gate.profile.is_none());
+        let at = |port: u16| gate.sequences_at(port.try_into().unwrap()).map(|(name, _)| name.as_str());
+        assert_eq!(at(22).collect::<Vec<_>>(), ["ssh"]);
+        assert_eq!(at(8000).count(), 0);
+        let steps = &gate.sequences[&"ssh".parse().unwrap()].steps;
+        assert_eq!(steps.to_string(), "7000:tcp,8000:udp,9000:tcp");
+    }
+
+    #[test]
+    fn every_mistake_of_a_sequence_is_named_with_its_place() {
+        for (from, to, line, says) in [
+            ("\"8000:udp\"", "\"8000:sctp\"", 6, "steps: a step is a port from 1 to 65535"),
+            ("\"8000:udp\"", "\"0\"", 6, "steps: a step is a port from 1 to 65535"),
+            ("\"8000:udp\"", "8000", 6, "steps: invalid type: integer, expected a string"),
+            ("[\"7000\", \"8000:udp\", \"9000/tcp\"]", "[]", 6, "steps: a sequence has 1 to 32 steps"),
+            ("steps =", "step =", 6, "unknown field `step`"),
+            ("\"22/tcp\"", "\"22\"", 7, "opens: a port is a number from 1 to 65535 and a protocol"),
+            ("sequences.ssh", "sequences.7000", 5, "sequence 7000 is called like a port"),
+            ("sequences.ssh", "sequences.\"s h\"", 5, "a sequence name is 1 to 32 letters"),
+            ("sequences.ssh", "seq.ssh", 5, "unknown field `seq`"),
+            ("[\"old.example.org\"]", "[]", 2, "gate old has no address"),
+            ("addresses", "ports = [1]\naddresses", 2, "gate old lacks gate-id, client-id, secret, services"),
+        ] {
+            let bad = LEGACY.replacen(from, to, 1);
+            assert_ne!(bad, LEGACY, "{from} is not in the example");
+            let error = Config::parse(&bad).err().unwrap_or_else(|| panic!("accepted:\n{bad}"));
+            assert!(error.message.contains(says), "{error}\n{bad}");
+            assert_eq!(error.line, line, "{error}\n{bad}");
+            assert!(!error.message.contains("8000"), "an error repeats a step: {error}");
+        }
+        let neither = "[gates.old]\naddresses = [\"old.example.org\"]\n";
+        let error = Config::parse(neither).err().unwrap();
+        assert_eq!(error.message, "gate old has neither a profile to knock with nor a sequence");
+    }
+}
