@@ -7,10 +7,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use postern_proto::profile::Host;
-use postern_proto::{ClientName, ServiceName, WallTime, Window};
+use postern_proto::sequence::Steps;
+use postern_proto::{ClientName, Port, ServiceName, WallTime, Window};
 
+use crate::commands::sequence;
 use crate::config::{self, ConfigError};
 use crate::log;
+use crate::rules::{Name, Output, Unfit};
 
 /// posternd opens hidden ports to whoever sends one encrypted, replay-protected UDP packet.
 #[derive(Parser)]
@@ -79,6 +82,12 @@ pub(crate) enum Command {
     Reload(Asking),
     /// Put up the guard alone, without a gate behind it: what the host does while it boots
     Guard,
+    /// Print rules for a firewall that does without posternd
+    #[command(subcommand)]
+    Rules(RulesCommand),
+    /// Make sequences of ports, for clients that can only touch ports
+    #[command(subcommand)]
+    Sequence(SequenceCommand),
     /// Care for what the gate remembers
     #[command(subcommand)]
     State(StateCommand),
@@ -103,6 +112,44 @@ pub(crate) struct Asking {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Subcommand)]
+pub(crate) enum RulesCommand {
+    /// Open a port to a sequence of knocks; the kernel remembers who has sent which
+    Recent {
+        /// The ports to knock at, 1 to 16, such as 7000,8000:udp,9000
+        #[arg(long, value_name = "STEPS")]
+        sequence: Steps,
+        /// The port to open, such as 22/tcp
+        #[arg(long, value_name = "PORT")]
+        port: Port,
+        /// How long it is open to begin a session
+        #[arg(long, value_name = "DURATION", default_value_t = Window::DEFAULT)]
+        window: Window,
+        /// How long a step may take
+        #[arg(long, value_name = "DURATION", default_value = "15s")]
+        timeout: Window,
+        /// What chains and lists are named after [default: the port]
+        #[arg(long)]
+        name: Option<Name>,
+        /// What reads the rules
+        #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Output,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum SequenceCommand {
+    /// Draw new sequences, of ports that no service is known by and that nothing listens on; one a line
+    New {
+        /// How many steps each has, 3 to 32
+        #[arg(long, value_name = "N", default_value_t = 4, value_parser = sequence::length)]
+        steps: usize,
+        /// How many sequences
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        count: u32,
+    },
 }
 
 #[derive(Subcommand)]
@@ -171,9 +218,15 @@ pub(crate) struct NewClient {
     pub(crate) address: Vec<Host>,
 }
 
-/// The exit code of a failure: 3 for a file that the administrator has to mend, else 1.
+/// The exit code of a failure: 2 for options that do not go together, 3 for a file that the administrator has to mend,
+/// else 1.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let is_usage = error.is::<Unfit>();
     let is_config = error.chain().any(<dyn std::error::Error>::is::<ConfigError>);
-    ExitCode::from(if is_config { 3 } else { 1 })
+    ExitCode::from(match (is_usage, is_config) {
+        (true, _) => 2,
+        (false, true) => 3,
+        (false, false) => 1,
+    })
 }

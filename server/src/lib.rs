@@ -8,8 +8,8 @@
 //! ```
 //! Several processes, one program: the `supervisor` reads the files of the administrator (`config`), starts the others
 //! (what a `process` is, and the `sandbox` it goes into), and hands them new settings. None of the others imports another;
-//! the folders are the map of privileges. `commands` holds what the administrator runs beside the gate, `system` the
-//! only unsafe code.
+//! the folders are the map of privileges. `commands` holds what the administrator runs beside the gate (`rules` is what one
+//! of them prints), `system` the only unsafe code.
 
 mod address;
 mod admin;
@@ -26,6 +26,7 @@ mod link;
 mod log;
 mod order;
 mod process;
+mod rules;
 mod runner;
 mod sandbox;
 mod supervisor;
@@ -58,6 +59,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Revoke { which, asking } => commands::control::revoke(path, which, asking),
         Command::Reload(asking) => commands::control::reload(path, asking),
         Command::Guard => commands::guard::run(path),
+        Command::Rules(command) => commands::rules::run(command.clone()),
+        Command::Sequence(command) => commands::sequence::run(command),
         Command::State(command) => commands::state::run(path, command),
         Command::Remove => commands::remove::run(),
     }

@@ -1,6 +1,7 @@
 //! `posternd init`: a configuration to begin with. It never overwrites anything.
 
 use std::fs::{self, DirBuilder};
+use std::num::NonZeroU16;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -8,14 +9,11 @@ use anyhow::{Context, bail};
 use postern_proto::GateId;
 use postern_proto::profile::Host;
 
-use super::random;
+use super::{ports, random};
 use crate::files::FolderLock;
 
 const TEMPLATE: &str = include_str!("../../posternd.example.toml");
 const KEYS: &str = "# The clients of this gate. `posternd client add NAME --service ssh` writes an entry.\n";
-
-/// Knock ports are drawn from here: below what Linux gives to outgoing connections, above what needs privileges.
-const PORTS: std::ops::Range<u16> = 10_000..32_768;
 
 pub(crate) fn run(path: &Path, addresses: &[Host]) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -29,7 +27,7 @@ pub(crate) fn run(path: &Path, addresses: &[Host]) -> anyhow::Result<()> {
             bail!("{} exists already: it is left as it is, and nothing was written", file.display());
         }
     }
-    let port = draw_port()?;
+    let port = ports::draw(&ports::known()?)?;
     let config = configuration(&GateId::from_bytes(random()?), port, addresses);
     let lock = FolderLock::around(path).with_context(|| format!("cannot lock {}", folder.display()))?;
     lock.create(&keys, KEYS).with_context(|| format!("cannot write {}", keys.display()))?;
@@ -51,7 +49,7 @@ pub(crate) fn run(path: &Path, addresses: &[Host]) -> anyhow::Result<()> {
 }
 
 /// The template, with this gate's own values in it.
-fn configuration(id: &GateId, port: u16, addresses: &[Host]) -> String {
+fn configuration(id: &GateId, port: NonZeroU16, addresses: &[Host]) -> String {
     let line = |line: &str| match line.split_once(" = ").map(|(key, _)| key) {
         Some("id") => format!("id = \"{}\"\n", *id.to_text()),
         Some("ports") if line.contains("62201") => format!("ports = [{port}]\n"),
@@ -62,17 +60,6 @@ fn configuration(id: &GateId, port: u16, addresses: &[Host]) -> String {
         _ => format!("{line}\n"),
     };
     TEMPLATE.lines().map(line).collect()
-}
-
-/// A random port that no service is known by.
-fn draw_port() -> anyhow::Result<u16> {
-    let known = fs::read_to_string("/etc/services").unwrap_or_default();
-    loop {
-        let port = u16::from_be_bytes(random()?);
-        if PORTS.contains(&port) && !known.contains(&format!("\t{port}/")) {
-            return Ok(port);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -88,7 +75,7 @@ mod tests {
         let path = folder.path().join("new").join("posternd.toml");
         run(&path, &["gate.example.net".parse().unwrap()]).unwrap();
         let config = Config::read(&path).unwrap();
-        assert!(PORTS.contains(&config.gate.ports[0].get()));
+        assert!(ports::DRAWN.contains(&config.gate.ports[0].get()));
         assert_eq!(config.gate.addresses[0].as_str(), "gate.example.net");
         assert!(config.clients.is_empty());
         assert_ne!(*config.gate.id.to_text(), "cG9zdGVybi1leGFtcGxlIQ");

@@ -6,8 +6,11 @@ pub(crate) mod control;
 pub(crate) mod explain;
 pub(crate) mod guard;
 pub(crate) mod init;
+mod ports;
 pub(crate) mod privileges;
 pub(crate) mod remove;
+pub(crate) mod rules;
+pub(crate) mod sequence;
 pub(crate) mod state;
 
 use ring::rand::{SecureRandom, SystemRandom};
