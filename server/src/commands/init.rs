@@ -27,7 +27,7 @@ pub(crate) fn run(path: &Path, addresses: &[Host]) -> anyhow::Result<()> {
             bail!("{} exists already: it is left as it is, and nothing was written", file.display());
         }
     }
-    let port = ports::draw(&ports::known()?)?;
+    let port = ports::draw(&mut ports::free(&ports::known()?))?;
     let config = configuration(&GateId::from_bytes(random()?), port, addresses);
     let lock = FolderLock::around(path).with_context(|| format!("cannot lock {}", folder.display()))?;
     lock.create(&keys, KEYS).with_context(|| format!("cannot write {}", keys.display()))?;

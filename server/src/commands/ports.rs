@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::num::NonZeroU16;
 use std::ops::Range;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use super::random;
 
@@ -31,20 +31,18 @@ pub(crate) fn in_use() -> anyhow::Result<BTreeSet<u16>> {
     Ok(ports)
 }
 
-/// A random port that is not taken.
-pub(crate) fn draw(taken: &BTreeSet<u16>) -> anyhow::Result<NonZeroU16> {
-    if DRAWN.clone().all(|port| taken.contains(&port)) {
-        bail!("no port is free from {} to {}", DRAWN.start, DRAWN.end - 1);
-    }
-    loop {
-        let port = u16::from_be_bytes(random()?);
-        if let Some(number) = NonZeroU16::new(port)
-            && DRAWN.contains(&port)
-            && !taken.contains(&port)
-        {
-            return Ok(number);
-        }
-    }
+/// The ports to draw from that are not taken.
+pub(crate) fn free(taken: &BTreeSet<u16>) -> Vec<NonZeroU16> {
+    DRAWN.filter(|port| !taken.contains(port)).filter_map(NonZeroU16::new).collect()
+}
+
+/// Draws a random port, which is free no more.
+pub(crate) fn draw(free: &mut Vec<NonZeroU16>) -> anyhow::Result<NonZeroU16> {
+    // So many more numbers than ports that the rest of the division favours none.
+    let drawn = u64::from_be_bytes(random()?).checked_rem(free.len() as u64);
+    let index =
+        drawn.with_context(|| format!("no port is free from {} to {}", DRAWN.start, DRAWN.end - 1))?;
+    Ok(free.swap_remove(usize::try_from(index)?))
 }
 
 /// A file's text; none when it is not there, as without IPv6.
@@ -97,10 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn a_drawn_port_is_none_that_is_taken() {
+    fn a_port_is_drawn_that_is_not_taken_and_once() {
         let last = DRAWN.end - 1;
         let taken: BTreeSet<u16> = DRAWN.filter(|&port| port != last).collect();
-        assert_eq!(draw(&taken).unwrap().get(), last);
-        assert!(draw(&DRAWN.collect()).is_err());
+        let mut free = free(&taken);
+        assert_eq!(draw(&mut free).unwrap().get(), last);
+        assert!(draw(&mut free).is_err());
     }
 }
