@@ -21,6 +21,7 @@ mod killed;
 mod landlock;
 mod neighbours;
 mod power_cut;
+mod recent;
 mod reload;
 mod replay;
 mod silence;

@@ -12,7 +12,7 @@
 //! The rooms: [`wait`] (polling with a deadline), [`seed`] (chance that can be repeated), [`process`] and [`programs`]
 //! (what runs), [`packages`] (what runs and is never installed), [`netns`] (where it runs), [`disk`] (where it remembers,
 //! until the power is cut), [`broken_disk`] (where it cannot), [`probe`] (what a stranger sees), [`capture`] (what was on
-//! the wire), [`knocks`] (knocks no client would send), [`flood`] (more than anybody would send), [`gate`] and [`sshd`]
+//! the wire), [`knocks`] (knocks no client would send), [`packets`] (packets no socket would), [`flood`] (more than anybody would send), [`gate`] and [`sshd`]
 //! (what is under test, and what it guards), [`held`], [`debugger`] and [`orders`] (what a process holds, and what it can
 //! still do and send when somebody has taken it over).
 
@@ -29,6 +29,7 @@ pub mod knocks;
 pub mod netns;
 pub mod orders;
 pub mod packages;
+pub mod packets;
 pub mod probe;
 pub mod process;
 pub mod programs;

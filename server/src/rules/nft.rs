@@ -168,8 +168,7 @@ impl Rules<'_> {
         let comment =
             format!("Stray {} ends the attempt, and so does one that the set has no room for.", STRAYS + 1);
         let rules = [
-            format!("add @strays {{ {from} limit rate over 1/day burst {STRAYS} packets }} goto forget"),
-            format!("{from} @strays return"),
+            format!("add @strays {{ {from} limit rate 1/day burst {STRAYS} packets }} return"),
             "goto forget".to_owned(),
         ];
         self.chain("count", Some(&comment), &rules);

@@ -73,7 +73,7 @@ fn holds_and_opens(world: &World, families: &[Family]) -> Result<()> {
 }
 
 /// Does something for each at the same time, in worlds of their own: most of the time they wait.
-fn at_once<T: Sync, R: Send>(each: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+pub(crate) fn at_once<T: Sync, R: Send>(each: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
     thread::scope(|scope| {
         let threads: Vec<_> = each.iter().map(|one| scope.spawn(|| work(one))).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic but a failed assertion's")).collect()
