@@ -22,8 +22,12 @@ pub struct Cli {
     /// The configuration file
     #[arg(short, long, global = true, env = "POSTERND_CONFIG", default_value = config::DEFAULT_PATH)]
     pub(crate) config: PathBuf,
+    /// Have the doors of this knockd.conf as well; without a configuration file, these alone
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) knockd: Option<PathBuf>,
+    /// `run`, where only --knockd is given
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
 }
 
 const EXIT_CODES: &str = "\
@@ -91,6 +95,11 @@ pub(crate) enum Command {
     /// Care for what the gate remembers
     #[command(subcommand)]
     State(StateCommand),
+    /// Print what a knockd.conf says as services and sequences for posternd.toml, and what is not the same
+    ImportKnockd {
+        /// The knockd.conf
+        file: PathBuf,
+    },
     /// Take every rule of Postern out of the firewall
     Remove,
     /// What `run` starts to read packets

@@ -22,6 +22,7 @@ mod counters;
 mod errand;
 mod files;
 pub mod front;
+mod knockd;
 mod link;
 mod log;
 mod order;
@@ -43,16 +44,22 @@ use cli::Command;
 /// # Errors
 /// What went wrong, for a person to read; [`exit_code`] tells its kind.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
-    let path = &cli.config;
-    match &cli.command {
-        Command::Run { trial, log_format } => supervisor::run(path, *trial, *log_format),
+    let (path, knockd) = (&cli.config, cli.knockd.as_deref());
+    // `posternd --knockd FILE` alone, as knockd is called.
+    let Some(command) = &cli.command else {
+        anyhow::ensure!(knockd.is_some(), "say what to do: posternd --help lists it");
+        return supervisor::run(path, knockd, None, log::Format::default());
+    };
+    match command {
+        Command::Run { trial, log_format } => supervisor::run(path, knockd, *trial, *log_format),
         Command::Front => front::process::main(),
         Command::Warden => warden::process::main(),
         Command::Runner => runner::process::main(),
-        Command::Check { privileges: false } => commands::check::run(path),
-        Command::Check { privileges: true } => commands::privileges::run(path),
+        Command::Check { privileges: false } => commands::check::run(path, knockd),
+        Command::Check { privileges: true } => commands::privileges::run(path, knockd),
         Command::Init { address } => commands::init::run(path, address),
         Command::Client(command) => commands::client::run(path, command),
+        Command::ImportKnockd { file } => commands::import_knockd::run(file),
         Command::Explain { file } => commands::explain::run(path, file),
         Command::Status(asking) => commands::control::status(path, asking),
         Command::List(asking) => commands::control::list(path, asking),

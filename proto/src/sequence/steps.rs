@@ -14,8 +14,8 @@ pub struct Steps(Vec<Port>);
 /// Why a sequence was not understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepsError {
-    /// One of its steps is no port.
-    #[error("{0:?} is no step: a step is a port from 1 to 65535, and \":udp\" behind it if it is not TCP")]
+    /// One of its steps is no port. What stood there is not in the message: it may end in a log.
+    #[error("a step is a port from 1 to 65535, and \":udp\" behind it if it is not TCP")]
     Step(String),
     /// None, or too many.
     #[error("a sequence has 1 to {max} steps", max = Steps::MAX)]

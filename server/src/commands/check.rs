@@ -11,10 +11,14 @@ use crate::process::event_loop;
 use crate::warden::firewall::Firewall;
 use crate::warden::process::Reach;
 
-pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
-    let config = Config::read(path)?;
-    println!("{}: reads well", path.display());
-    println!("{}: reads well, {} clients", config.keys.display(), config.clients.len());
+pub(crate) fn run(path: &Path, knockd: Option<&Path>) -> anyhow::Result<()> {
+    let config = Config::read_with(path, knockd)?;
+    for file in [Some(path), knockd].into_iter().flatten().filter(|file| file.exists()) {
+        println!("{}: reads well", file.display());
+    }
+    if config.keys.exists() {
+        println!("{}: reads well, {} clients", config.keys.display(), config.clients.len());
+    }
     for (name, service) in &config.services {
         let ports: Vec<_> = service.ports.iter().map(ToString::to_string).collect();
         let (window, most) = (service.window, service.max_window);

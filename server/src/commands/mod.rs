@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod control;
 pub(crate) mod explain;
 pub(crate) mod guard;
+pub(crate) mod import_knockd;
 pub(crate) mod init;
 mod ports;
 pub(crate) mod privileges;

@@ -11,8 +11,8 @@ use crate::admin::connect;
 use crate::config::Config;
 use crate::sandbox::{Held, names, threads_of};
 
-pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
-    let config = Config::read(path)?;
+pub(crate) fn run(path: &Path, knockd: Option<&Path>) -> anyhow::Result<()> {
+    let config = Config::read_with(path, knockd)?;
     // Who listens there is the supervisor, whoever answers.
     let supervisor =
         socket_peercred(connect(&config.admin.socket)?)?.pid.as_raw_nonzero().get().unsigned_abs();

@@ -10,6 +10,7 @@ use postern_proto::text::{TextError, from_toml};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::knockd::KnockdConf;
 use crate::sandbox::Identity;
 use crate::warden::guard::Guard;
 use crate::warden::process::Reach;
@@ -20,11 +21,16 @@ mod sections;
 mod sequences;
 
 pub(crate) use safe::{Exposure, read_safe};
-use sections::{AdminConfig, FirewallConfig, GateConfig, Landlock, ProcessConfig, RawConfig, ServiceConfig};
+use sections::{
+    AdminConfig, Doors, FirewallConfig, GateConfig, Landlock, ProcessConfig, RawConfig, ServiceConfig,
+};
 use sequences::{SequenceConfig, Sequences};
 
 /// Where the configuration is looked for unless told otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/postern/posternd.toml";
+
+/// A gate that nobody can knock at: its doors are those of a knockd.conf. The id is nobody's.
+const NO_GATE: &str = "[gate]\nid = \"AAAAAAAAAAAAAAAAAAAAAA\"\nports = []\n";
 
 /// A file that does not read; its text says which, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +64,19 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for the first mistake in either file.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
-        let mut config = Self::read_without_keys(path)?;
+        Self::read_with(path, None)
+    }
+
+    /// [`Config::read`], with the doors of a knockd.conf as well. Where there is no configuration then, the doors are all
+    /// that there is.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first mistake in any of the files.
+    pub(crate) fn read_with(path: &Path, knockd: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut config = Self::read_without_keys(path, knockd)?;
+        if config.gate.ports.is_empty() && !config.keys.exists() {
+            return Ok(config);
+        }
         (config.key_text, config.clients) = read_keys(&config.keys, config.services.keys())?;
         if let Some(client) = config.clients.iter().find(|client| config.sequences.contains_key(&client.name))
         {
@@ -70,15 +88,29 @@ impl Config {
     }
 
     /// Reads the configuration alone: without clients, whatever their file is like.
-    fn read_without_keys(path: &Path) -> Result<Self, ConfigError> {
-        let text = read_safe(path, Exposure::NotWritable)?;
+    fn read_without_keys(path: &Path, knockd: Option<&Path>) -> Result<Self, ConfigError> {
         let error = |cause| ConfigError::Text { path: path.to_owned(), cause };
-        let raw: RawConfig = from_toml(&text).map_err(error)?;
+        let is_knockd_alone = knockd.is_some() && !path.exists();
+        let text = if is_knockd_alone {
+            Zeroizing::new(NO_GATE.to_owned())
+        } else {
+            read_safe(path, Exposure::NotWritable)?
+        };
+        let mut raw: RawConfig = from_toml(&text).map_err(error)?;
+        if let Some(file) = knockd {
+            let error = |cause| ConfigError::Text { path: file.to_owned(), cause };
+            let conf = read_knockd(file)?;
+            let doors: Doors = from_toml(&conf.to_toml()).map_err(error)?;
+            raw.add(doors).map_err(|problem| ConfigError::Unfit { path: file.to_owned(), problem })?;
+            if let Some(interface) = conf.interface.filter(|_| is_knockd_alone) {
+                raw.gate.interfaces = vec![interface];
+            }
+        }
         raw.check(&text).map_err(error)?;
         let RawConfig { mut gate, services, sequences, firewall, process, mut admin } = raw;
         let sequences: Sequences =
             sequences.into_iter().map(|(name, sequence)| (name, sequence.into_inner())).collect();
-        if sequences.values().any(SequenceConfig::is_secret) {
+        if sequences.values().any(SequenceConfig::is_secret) && path.exists() {
             // Whoever could read the key of a rolling sequence could go through it.
             read_safe(path, Exposure::NotReadable)?;
         }
@@ -97,7 +129,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for the first mistake in the configuration; the key file is not looked at.
     pub(crate) fn guard_alone(path: &Path) -> Result<(Reach, Guard), ConfigError> {
-        let config = Self::read_without_keys(path)?;
+        let config = Self::read_without_keys(path, None)?;
         Ok((config.reach(), config.guard(None)))
     }
 
@@ -149,6 +181,15 @@ impl Config {
         let landlock_optional = self.process.landlock == Landlock::IfAvailable;
         Ok(Identity { uid: user.uid.as_raw(), gid: user.gid.as_raw(), landlock_optional })
     }
+}
+
+/// Reads a knockd.conf. Others may not change it: its commands are run by root.
+///
+/// # Errors
+/// [`ConfigError`] for the first mistake in it.
+pub(crate) fn read_knockd(path: &Path) -> Result<KnockdConf, ConfigError> {
+    let text = read_safe(path, Exposure::NotWritable)?;
+    text.parse().map_err(|cause| ConfigError::Text { path: path.to_owned(), cause })
 }
 
 /// Reads the key file, text and clients: nobody else may read it, and its clients' services must exist.

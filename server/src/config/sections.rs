@@ -26,6 +26,7 @@ const MAX_INTERFACES: usize = 64;
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     pub(super) gate: GateConfig,
+    #[serde(default)]
     pub(super) services: BTreeMap<ServiceName, Spanned<ServiceConfig>>,
     #[serde(default)]
     pub(super) sequences: BTreeMap<ClientName, Spanned<SequenceConfig>>,
@@ -71,9 +72,13 @@ pub(crate) struct ServiceConfig {
     #[serde(default, deserialize_with = "some_command")]
     pub(super) on_open: Option<Argv>,
     #[serde(default, deserialize_with = "some_command")]
+    pub(super) on_open_ipv4: Option<Argv>,
+    #[serde(default, deserialize_with = "some_command")]
     pub(super) on_open_ipv6: Option<Argv>,
     #[serde(default, deserialize_with = "some_command")]
     pub(super) on_close: Option<Argv>,
+    #[serde(default, deserialize_with = "some_command")]
+    pub(super) on_close_ipv4: Option<Argv>,
     #[serde(default, deserialize_with = "some_command")]
     pub(super) on_close_ipv6: Option<Argv>,
     #[serde(default = "default_command_timeout")]
@@ -83,13 +88,13 @@ pub(crate) struct ServiceConfig {
 impl ServiceConfig {
     /// What is run for its leases, if anything is.
     pub(super) fn commands(&self) -> Option<Commands> {
-        let by_family = |any: &Option<Argv>, ipv6: &Option<Argv>| ByFamily {
-            ipv4: any.clone(),
+        let by_family = |any: &Option<Argv>, ipv4: &Option<Argv>, ipv6: &Option<Argv>| ByFamily {
+            ipv4: ipv4.clone().or_else(|| any.clone()),
             ipv6: ipv6.clone().or_else(|| any.clone()),
         };
         let commands = Commands {
-            on_open: by_family(&self.on_open, &self.on_open_ipv6),
-            on_close: by_family(&self.on_close, &self.on_close_ipv6),
+            on_open: by_family(&self.on_open, &self.on_open_ipv4, &self.on_open_ipv6),
+            on_close: by_family(&self.on_close, &self.on_close_ipv4, &self.on_close_ipv6),
             deadline: self.command_timeout.duration(),
             ports: self.ports.clone(),
         };
@@ -198,9 +203,42 @@ impl Default for AdminConfig {
     }
 }
 
+/// Doors that another file describes, in this one's terms.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Doors {
+    #[serde(default)]
+    services: BTreeMap<ServiceName, ServiceConfig>,
+    #[serde(default)]
+    sequences: BTreeMap<ClientName, SequenceConfig>,
+}
+
 impl RawConfig {
+    /// Has these doors as well.
+    ///
+    /// # Errors
+    /// The name of one that there is already.
+    pub(super) fn add(&mut self, doors: Doors) -> Result<(), String> {
+        for (name, service) in doors.services {
+            if self.services.insert(name.clone(), Spanned::new(0..0, service)).is_some() {
+                return Err(format!("posternd.toml has a [services.{name}]: rename one of them"));
+            }
+        }
+        for (name, sequence) in doors.sequences {
+            if self.sequences.insert(name.clone(), Spanned::new(0..0, sequence)).is_some() {
+                return Err(format!("posternd.toml has a [sequences.{name}]: rename one of them"));
+            }
+        }
+        Ok(())
+    }
+
     /// What no single field can tell.
     pub(super) fn check(&self, text: &str) -> Result<(), TextError> {
+        if self.gate.ports.is_empty() && self.sequences.is_empty() {
+            let message =
+                format!("ports: list 1 to {MAX_KNOCK_PORTS} UDP ports for knocks: nothing could be opened");
+            return Err(TextError::at(text, &(0..0), message));
+        }
         let mut taken = HashMap::new();
         for (name, service) in &self.services {
             let error = |message: String| Err(TextError::at(text, &service.span(), message));
@@ -233,7 +271,7 @@ impl RawConfig {
 fn knock_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NonZeroU16>, D::Error> {
     let ports = Vec::<NonZeroU16>::deserialize(deserializer)?;
     let twice = ports.iter().enumerate().any(|(i, port)| ports[..i].contains(port));
-    if ports.is_empty() || ports.len() > MAX_KNOCK_PORTS || twice {
+    if ports.len() > MAX_KNOCK_PORTS || twice {
         return Err(de::Error::custom(format!("list 1 to {MAX_KNOCK_PORTS} different UDP ports for knocks")));
     }
     Ok(ports)

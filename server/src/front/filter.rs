@@ -59,7 +59,10 @@ const UDP_LEN: usize = UDP_HEADER_LEN + KNOCK_LEN;
 /// The filter for what is sought on such a link, in libpcap's language (pcap-filter(7)).
 pub(super) fn expression(link: Link, sought: &Sought) -> String {
     let Sought { knocks, steps, strays } = sought;
-    let mut seen = vec![ipv4(knocks), ipv6(knocks)];
+    let mut seen = Vec::new();
+    if !knocks.is_empty() {
+        seen.extend([ipv4(knocks), ipv6(knocks)]);
+    }
     if *strays {
         seen.push(format!("(ip[9] = 17 and ip[6:2] & 0x3fff = 0) or ip6[6] = 17 or tcp[13] {BEGINS}"));
         seen.push(format!("(ip6[6] = 6 and ip6[53] {BEGINS})"));
@@ -278,6 +281,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn without_knock_ports_there_are_no_knocks() {
+        let steps = vec![touch_of(Protocol::Udp, (7000, 7000))];
+        let program = compile(Link::Ethernet, &Sought { steps, ..ports(&[]) });
+        assert!(!program.filter(&Craft::default().frame(Link::Ethernet)));
+        assert!(program.filter(&Craft { port: 7000, ..Craft::default() }.frame(Link::Ethernet)));
     }
 
     #[test]

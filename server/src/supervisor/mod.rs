@@ -66,17 +66,23 @@ const RUNNER_ENDS: Duration = Duration::from_mins(1);
 ///
 /// # Errors
 /// When the gate cannot start.
-pub(crate) fn run(path: &Path, trial: Option<Duration>, log_format: log::Format) -> anyhow::Result<()> {
+pub(crate) fn run(
+    path: &Path,
+    knockd: Option<&Path>,
+    trial: Option<Duration>,
+    log_format: log::Format,
+) -> anyhow::Result<()> {
     log::start(log_format)?;
-    let config = Config::read(path)?;
+    let config = Config::read_with(path, knockd)?;
     // The administrator's commands may need anything, and get it from here.
     let has_commands = !config.commands().is_empty();
     limit_capabilities(if has_commands { CapabilitySet::all() } else { CAPABILITIES })?;
-    event_loop(async move { Supervisor::new(path, config, trial, log_format)?.run().await })
+    event_loop(async move { Supervisor::new((path, knockd), config, trial, log_format)?.run().await })
 }
 
 struct Supervisor {
     path: PathBuf,
+    knockd: Option<PathBuf>,
     config: Config,
     identity: Identity,
     log_format: log::Format,
@@ -115,7 +121,7 @@ struct Signals {
 
 impl Supervisor {
     fn new(
-        path: &Path,
+        (path, knockd): (&Path, Option<&Path>),
         config: Config,
         trial: Option<Duration>,
         log_format: log::Format,
@@ -136,6 +142,7 @@ impl Supervisor {
         let now = Now::read();
         Ok(Self {
             path: path.to_owned(),
+            knockd: knockd.map(Path::to_owned),
             config,
             identity,
             log_format,
@@ -297,7 +304,7 @@ impl Supervisor {
 
     /// Takes over what the files say now: live where that can be, with new processes where it cannot.
     async fn reload(&mut self) -> anyhow::Result<()> {
-        let config = Config::read(&self.path)?;
+        let config = Config::read_with(&self.path, self.knockd.as_deref())?;
         ensure!(config.admin == self.config.admin, "[admin] has changed: restart posternd for that");
         ensure!(
             self.errands.is_some() || config.commands().is_empty(),
