@@ -24,6 +24,7 @@ mod power_cut;
 mod recent;
 mod reload;
 mod replay;
+mod sequences_client;
 mod silence;
 mod state;
 mod supervision;

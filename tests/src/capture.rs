@@ -101,7 +101,11 @@ fn lock(file: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
 
 /// One captured Ethernet frame.
 #[derive(Clone, Debug)]
-pub struct Packet(Vec<u8>);
+pub struct Packet {
+    /// When it was seen, from the beginning of Unix time.
+    at: Duration,
+    frame: Vec<u8>,
+}
 
 const ETHERNET_HEADER: usize = 14;
 const IPV4_HEADER: usize = 20;
@@ -118,6 +122,34 @@ impl Packet {
         (protocol == UDP).then(|| transport.get(UDP_HEADER..)).flatten()
     }
 
+    /// When it was seen, from the beginning of Unix time.
+    #[must_use]
+    pub const fn at(&self) -> Duration {
+        self.at
+    }
+
+    /// Its length on the wire.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no packet is empty")]
+    pub fn len(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// The port that a segment or datagram over plain IPv4 or IPv6 is for; `None` for another packet.
+    #[must_use]
+    pub fn destination(&self) -> Option<u16> {
+        let (protocol, transport) = self.transport()?;
+        let port = transport.get(2..)?.first_chunk().copied().map(u16::from_be_bytes)?;
+        matches!(protocol, TCP | UDP).then_some(port)
+    }
+
+    /// The flags of a segment of TCP.
+    #[must_use]
+    pub fn tcp_flags(&self) -> Option<u8> {
+        let (protocol, transport) = self.transport()?;
+        (protocol == TCP).then(|| transport.get(13).copied()).flatten()
+    }
+
     /// Whether it is a segment of TCP.
     #[must_use]
     pub fn is_tcp(&self) -> bool {
@@ -125,7 +157,7 @@ impl Packet {
     }
 
     fn transport(&self) -> Option<(u8, &[u8])> {
-        let ip = self.0.get(ETHERNET_HEADER..)?;
+        let ip = self.frame.get(ETHERNET_HEADER..)?;
         let (protocol_at, header) = match ip.first()? >> 4 {
             4 => (9, IPV4_HEADER),
             6 => (6, IPV6_HEADER),
@@ -157,7 +189,10 @@ fn read_packets(file: &[u8]) -> Result<Vec<Packet>> {
             bail!("a packet was captured in part");
         }
         let Some(packet) = rest.get(PACKET_HEADER..end) else { break };
-        packets.push(Packet(packet.to_vec()));
+        // Seconds and microseconds.
+        let at = |at| word(rest, at).unwrap_or_default();
+        let at = Duration::new(at(0).into(), at(4) * 1000);
+        packets.push(Packet { at, frame: packet.to_vec() });
         rest = &rest[end..];
     }
     Ok(packets)
