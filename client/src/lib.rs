@@ -13,9 +13,10 @@
 //!            command: import, gates             └──▶ splice ◀──▶ stdin, stdout
 //! ```
 //!
-//! Called as `knock` it is knockd's client (`drop_in`). It needs no privileges, and with a profile in the environment not even a home directory. A gate never answers:
+//! It needs no privileges, and with a profile in the environment not even a home directory. A gate never answers:
 //! what this crate reports of a knock is that it was sent, and of a door that a TCP connection went through it.
-//! The rooms on the way (`resolve` to `splice`) know nothing of the configuration; the commands join them.
+//! The rooms on the way (`resolve` to `splice`) know nothing of the configuration; the commands join them. Called as
+//! `knock`, the program is knockd's client (`drop_in`).
 
 #![forbid(unsafe_code)]
 
