@@ -14,8 +14,8 @@
 //! until the power is cut), [`broken_disk`] (where it cannot), [`probe`] (what a stranger sees), [`capture`] (what was on
 //! the wire), [`knocks`] (knocks no client would send), [`packets`] (packets no socket would), [`flood`] (more than anybody
 //! would send), [`gate`] and [`sshd`] (what is under test, and what it guards), [`knockd`] (what was there before it),
-//! [`held`], [`debugger`] and [`orders`] (what a process holds, and what it can
-//! still do and send when somebody has taken it over).
+//! [`held`], [`debugger`] and [`orders`] (what a process holds, and what it can still do and send when somebody has taken
+//! it over).
 
 #![forbid(unsafe_code)]
 
