@@ -20,6 +20,7 @@ mod kill_rounds;
 mod killed;
 mod landlock;
 mod neighbours;
+mod one_time;
 mod power_cut;
 mod recent;
 mod reload;

@@ -15,6 +15,7 @@ use crate::sandbox::Identity;
 use crate::warden::guard::Guard;
 use crate::warden::process::Reach;
 
+pub(crate) mod one_time;
 mod rooms;
 mod safe;
 mod sections;
@@ -106,6 +107,11 @@ impl Config {
                 raw.gate.interfaces = vec![interface];
             }
         }
+        // Relative to this file, not to wherever the gate is started: it must not remember in two places.
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for sequence in raw.sequences.values_mut() {
+            sequence.get_mut().read_file(folder)?;
+        }
         raw.check(&text).map_err(error)?;
         let RawConfig { mut gate, services, sequences, firewall, process, mut admin } = raw;
         let sequences: Sequences =
@@ -114,8 +120,6 @@ impl Config {
             // Whoever could read the key of a rolling sequence could go through it.
             read_safe(path, Exposure::NotReadable)?;
         }
-        // Relative to this file, not to wherever the gate is started: it must not remember in two places.
-        let folder = path.parent().unwrap_or(Path::new(""));
         let keys = folder.join(&gate.keys);
         gate.state = folder.join(&gate.state);
         admin.socket = folder.join(&admin.socket);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::sections::RawConfig;
+use super::{ConfigError, one_time};
 use crate::front::filter::Touch;
 use crate::front::sequences::{Ports, SequenceSettings};
 use crate::warden::roll::Member;
@@ -35,6 +37,11 @@ pub(crate) struct SequenceConfig {
     length: Option<usize>,
     #[serde(default = "yes")]
     bound_to_source: bool,
+    /// Or a file with a sequence a line, each good once.
+    one_time: Option<PathBuf>,
+    /// What is unused in that file.
+    #[serde(skip)]
+    unused: Vec<Steps>,
     services: Vec<ServiceName>,
     timeout: Option<Window>,
     #[serde(default)]
@@ -51,6 +58,20 @@ pub(crate) struct SequenceConfig {
 pub(super) type Sequences = BTreeMap<ClientName, SequenceConfig>;
 
 impl SequenceConfig {
+    /// Reads the file of one-time sequences, if it has one; its path is relative to a folder.
+    pub(super) fn read_file(&mut self, folder: &Path) -> Result<(), ConfigError> {
+        if let Some(file) = &mut self.one_time {
+            *file = folder.join(&file);
+            self.unused = one_time::read(file)?;
+        }
+        Ok(())
+    }
+
+    /// The file of one-time sequences.
+    pub(crate) fn one_time(&self) -> Option<&Path> {
+        self.one_time.as_deref()
+    }
+
     /// Whether it holds a secret.
     pub(super) const fn is_secret(&self) -> bool {
         self.key.is_some()
@@ -65,6 +86,7 @@ impl SequenceConfig {
     /// What the front is told.
     pub(super) fn settings(&self, name: &ClientName) -> Option<SequenceSettings> {
         let ports = match (&self.steps, self.rolling, &self.key) {
+            (None, None, None) if self.one_time.is_some() => Ports::OneTime(self.unused.clone()),
             (Some(steps), None, None) => Ports::Fixed(steps.clone()),
             (None, Some(range), Some(key)) => Ports::Rolling {
                 key: key.clone(),
@@ -105,7 +127,7 @@ impl SequenceConfig {
     pub(super) fn touches(&self) -> Vec<Touch> {
         let flags = (self.flags.set(), self.flags.clear());
         let touch = |protocol, first, last| Touch { protocol, ports: (first, last), flags };
-        let steps = self.steps.iter().flat_map(Steps::as_slice);
+        let steps = self.steps.iter().chain(&self.unused).flat_map(Steps::as_slice);
         let fixed = steps.map(|step| touch(step.protocol, step.number, step.number));
         let rolling = self.rolling.iter().map(|range| {
             let (first, last) = range.numbers().into_inner();
@@ -120,19 +142,22 @@ impl SequenceConfig {
     }
 
     fn has(&self, port: Port) -> bool {
-        self.steps.iter().any(|steps| steps.as_slice().contains(&port))
+        self.steps.iter().chain(&self.unused).any(|steps| steps.as_slice().contains(&port))
             || self.rolling.is_some_and(|range| range.contains(port))
     }
 
     /// What is wrong with it, by itself.
     fn problem(&self) -> Option<String> {
         let is_rolling = self.rolling.is_some() || self.key.is_some() || self.length.is_some();
+        let kinds = [self.steps.is_some(), is_rolling, self.one_time.is_some()];
+        if kinds.into_iter().filter(|&kind| kind).count() > 1 {
+            return Some(
+                "steps are always the same, rolling ones never, one-time ones from a file: choose one"
+                    .to_owned(),
+            );
+        }
         match (&self.steps, self.rolling, &self.key) {
-            (Some(_), ..) if is_rolling => {
-                return Some(
-                    "it has steps, which are always the same, and is rolling: choose one".to_owned(),
-                );
-            }
+            (None, None, None) if self.one_time.is_some() => {}
             (None, Some(_), None) | (None, None, Some(_)) => {
                 return Some("a rolling sequence has a range (rolling) and a key".to_owned());
             }
@@ -162,7 +187,7 @@ impl fmt::Display for SequenceConfig {
             (None, Some(range)) => {
                 write!(f, "{} of {range}, rolling", self.length.unwrap_or(ROLLING_LENGTH))?;
             }
-            (None, None) => {}
+            (None, None) => write!(f, "{} of them unused, each good once,", self.unused.len())?,
         }
         let services: Vec<_> = self.services.iter().map(ToString::to_string).collect();
         write!(f, " opens {}; strays: {}", services.join(", "), self.strays)

@@ -8,6 +8,7 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::rc::Rc;
@@ -39,7 +40,7 @@ use capture::{Capture, Opened};
 use frame::{Content, Frame};
 use gate::{Gate, Outcome, Purge, Refused, Unrecorded, Verdict};
 use process::{Command, Enrolled, Event, Settings};
-use sequences::{SequenceSettings, Sequences};
+use sequences::{SequenceSettings, Sequences, Spent};
 use store::Store;
 
 /// Decisions that may wait for the store; beyond it a knock is refused unrecorded.
@@ -60,6 +61,7 @@ struct Front {
     captures: Vec<Capture>,
     gate_id: GateId,
     knock_ports: Rc<[NonZeroU16]>,
+    spent: mpsc::UnboundedReceiver<Spent>,
     desk: Rc<Desk>,
     store: Store,
 }
@@ -72,6 +74,10 @@ struct Desk {
     /// The interfaces that are watched.
     interfaces: RefCell<Vec<String>>,
     waiting: RefCell<Vec<Unrecorded>>,
+    /// What waits for the note that a one-time sequence was used.
+    unnoted: RefCell<VecDeque<(Spent, Unrecorded)>>,
+    /// One-time sequences that are to be noted.
+    spent: mpsc::UnboundedSender<Spent>,
     purge: RefCell<Option<Purge>>,
     /// Something waits to be recorded, or it is time to stop.
     work: Notify,
@@ -94,18 +100,21 @@ impl Front {
         let captures = captures.into_iter().map(Capture::watch).collect::<Result<Vec<_>, _>>()?;
         let interfaces = captures.iter().map(|capture| capture.interface().to_owned()).collect();
         let sequences = follow(enrolled.sequences.clone())?;
+        let (sender, spent) = mpsc::unbounded_channel();
         let desk = Desk {
             gate: RefCell::new(gate),
             sequences: RefCell::new(sequences),
             counters: RefCell::default(),
             interfaces: RefCell::new(interfaces),
             waiting: RefCell::default(),
+            unnoted: RefCell::default(),
+            spent: sender,
             purge: RefCell::default(),
             work: Notify::new(),
             stopping: Cell::new(false),
         };
         let knock_ports = watch.sought.knocks.clone().into();
-        Ok(Self { captures, gate_id: watch.gate.clone(), knock_ports, desk: Rc::new(desk), store })
+        Ok(Self { captures, gate_id: watch.gate.clone(), knock_ports, spent, desk: Rc::new(desk), store })
     }
 
     /// Works until the line to the supervisor ends. Says in the log what it counted, at the end and on each reload.
@@ -113,7 +122,7 @@ impl Front {
     /// # Errors
     /// When one of its tasks cannot go on.
     async fn run(self, orders: Sender<Order>, mut line: Line<Command, Event>) -> anyhow::Result<()> {
-        let Self { captures, gate_id, knock_ports, desk, store } = self;
+        let Self { captures, gate_id, knock_ports, mut spent, desk, store } = self;
         let mut tasks = JoinSet::new();
         let (unwatched, mut lost) = mpsc::unbounded_channel();
         for capture in captures {
@@ -133,8 +142,12 @@ impl Front {
                         line.reports.send(&Report::Reloaded(result)).await?;
                     }
                     Some(Command::Begin) => {}
+                    Some(Command::Noted(spent, done)) => desk.noted(&spent, done),
                     None => break Ok(()),
                 },
+                Some(spent) = spent.recv() => {
+                    line.reports.send(&Report::Event(Event::Spent(spent))).await?;
+                }
                 Some(interface) = lost.recv() => {
                     desk.interfaces.borrow_mut().retain(|watched| *watched != interface);
                     line.reports.send(&Report::Event(Event::Unwatched(interface))).await?;
@@ -187,7 +200,31 @@ impl Desk {
         let now = Now::read();
         for completion in sequences.advance(now, frame) {
             let verdict = self.gate.borrow_mut().complete(now, &completion);
-            self.settle(completion.source, verdict);
+            match (verdict, completion.spent) {
+                (Verdict::Decided(unrecorded), Some(spent)) => {
+                    // They are few: each was taken out of its list when it came here.
+                    self.unnoted.borrow_mut().push_back((spent.clone(), unrecorded));
+                    // The other end lives as long as the front.
+                    drop(self.spent.send(spent));
+                }
+                (verdict, spent) => {
+                    drop(spent.map(|spent| self.spent.send(spent)));
+                    self.settle(completion.source, verdict);
+                }
+            }
+        }
+    }
+
+    /// Goes on with whoever used a one-time sequence, now that its file says so, or cannot be made to.
+    fn noted(&self, spent: &Spent, is_done: bool) {
+        let mut unnoted = self.unnoted.borrow_mut();
+        let at = unnoted.iter().position(|(waits, _)| waits == spent);
+        let Some((_, unrecorded)) = at.and_then(|at| unnoted.remove(at)) else { return };
+        if is_done {
+            self.waiting.borrow_mut().push(unrecorded);
+            self.work.notify_one();
+        } else {
+            self.refuse(unrecorded.fail());
         }
     }
 

@@ -18,7 +18,7 @@ use super::Front;
 use super::capture::Opened;
 use super::filter::Sought;
 use super::gate::{Client, ServiceTable};
-use super::sequences::SequenceSettings;
+use super::sequences::{SequenceSettings, Spent};
 use super::store;
 use crate::clock::Now;
 use crate::link::{Message, Sender};
@@ -76,6 +76,8 @@ pub(crate) enum Command {
     Begin,
     /// Others may knock from now on.
     Reload(Enrolled),
+    /// Whether a one-time sequence is noted as used.
+    Noted(Spent, bool),
 }
 
 impl Message for Command {
@@ -87,6 +89,8 @@ impl Message for Command {
 pub(crate) enum Event {
     /// An interface is not there, or not up. It takes a new front to watch it again: this one may not open anything.
     Unwatched(String),
+    /// A one-time sequence was used: it is to be noted.
+    Spent(Spent),
 }
 
 /// The front's `main`.
@@ -143,7 +147,7 @@ async fn work(confined: Confined, mut line: Line<Command, Event>) -> anyhow::Res
     // Not one knock is read before the guard stands: nobody is let in whom the kernel would not let out.
     match line.commands.receive().await? {
         Some(Command::Begin) => front.run(Sender::<Order>::new(orders)?, line).await,
-        Some(Command::Reload(_)) => anyhow::bail!("told of clients before it was told to begin"),
+        Some(_) => anyhow::bail!("told of something before it was told to begin"),
         None => Ok(()),
     }
 }

@@ -15,6 +15,7 @@ use postern_proto::sequence::{
 };
 use postern_proto::{ClientId, ClientName, Port, Protocol, ServiceName};
 use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
 
 use super::frame::{Content, Frame};
 use crate::clock::{BootTime, Now};
@@ -39,6 +40,8 @@ pub(crate) struct SequenceSettings {
 pub(crate) enum Ports {
     /// Always the same.
     Fixed(Steps),
+    /// The first of these, each good once.
+    OneTime(Vec<Steps>),
     /// Others in every epoch.
     Rolling { key: SequenceKey, range: PortRange, length: usize, bound_to_source: bool },
 }
@@ -51,6 +54,7 @@ impl SequenceSettings {
     pub(crate) fn door(&self) -> Result<Door, RollingError> {
         let sequence = match &self.ports {
             Ports::Fixed(steps) => Sequence::Fixed(steps.clone()),
+            Ports::OneTime(unused) => unused.first().cloned().map_or(Sequence::Spent, Sequence::Fixed),
             Ports::Rolling { key, range, length, bound_to_source } => {
                 Sequence::Rolling(Box::new(Rolling::new(key, *range, *length, *bound_to_source)?))
             }
@@ -81,6 +85,15 @@ pub(crate) struct Completion<'a> {
     pub(crate) source: IpAddr,
     /// Of a rolling one: what must not happen twice.
     pub(crate) used: Option<Use>,
+    /// Of a one-time one: what is spent now.
+    pub(crate) spent: Option<Spent>,
+}
+
+/// A one-time sequence that somebody has been through. Nothing opens before its file says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Spent {
+    pub(crate) name: ClientName,
+    pub(crate) steps: Steps,
 }
 
 impl Sequences {
@@ -110,12 +123,30 @@ impl Sequences {
     pub(crate) fn advance(&mut self, now: Now, frame: &Frame<'_>) -> Vec<Completion<'_>> {
         let Some(packet) = packet(frame) else { return Vec::new() };
         let completed = self.matcher.advance(at(now), &packet);
-        let completion = |done: sequence::Completed| Completion {
+        let spent: Vec<_> = completed.iter().map(|done| self.spend(done.door)).collect();
+        let completion = |(done, spent): (sequence::Completed, Option<Spent>)| Completion {
             sequence: &self.settings[done.door],
             source: packet.source,
             used: done.used,
+            spent,
         };
-        completed.into_iter().map(completion).collect()
+        completed.into_iter().zip(spent).map(completion).collect()
+    }
+
+    /// Goes on to the next of one-time sequences, if it is one.
+    fn spend(&mut self, door: usize) -> Option<Spent> {
+        let SequenceSettings { name, ports: Ports::OneTime(unused), .. } = &mut self.settings[door] else {
+            return None;
+        };
+        let steps = (!unused.is_empty()).then(|| unused.remove(0))?;
+        let next = unused.first().cloned().map_or(Sequence::Spent, Sequence::Fixed);
+        if unused.is_empty() {
+            warn!(sequence = %name, "no one-time sequence is left: nothing opens it");
+        }
+        if let Err(error) = self.matcher.replace(door, next) {
+            error!(sequence = %name, %error, "nothing opens it until a reload");
+        }
+        Some(Spent { name: name.clone(), steps })
     }
 
     /// Forgets who did not go on in time, in part.

@@ -33,7 +33,7 @@ pub(crate) struct KnockdConf {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct KnockdDoor {
     pub(crate) name: String,
-    pub(crate) steps: Steps,
+    pub(crate) ports: DoorPorts,
     /// Seconds from the first step.
     pub(crate) seq_timeout: u32,
     /// Any TCP packet, where there are none.
@@ -43,6 +43,15 @@ pub(crate) struct KnockdDoor {
     pub(crate) cmd_timeout: u32,
     pub(crate) start: ForFamilies,
     pub(crate) stop: ForFamilies,
+}
+
+/// The ports of a door.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum DoorPorts {
+    /// `Sequence`.
+    Steps(Steps),
+    /// `One_Time_Sequences`: a file with one a line.
+    OneTime(PathBuf),
 }
 
 /// A command line for the shell, and another one for IPv6.
@@ -58,7 +67,7 @@ pub(crate) struct ForFamilies {
 struct Section {
     name: String,
     at: Range<usize>,
-    steps: Option<Steps>,
+    ports: Option<DoorPorts>,
     seq_timeout: Option<u32>,
     flags: Option<TcpFlags>,
     target: Option<IpAddr>,
@@ -128,7 +137,7 @@ impl KnockdConf {
         if self.doors.iter().any(|door| door.name == section.name) {
             return error("there is another door of this name");
         }
-        let Some(steps) = section.steps else {
+        let Some(ports) = section.ports else {
             return error("it has no sequence");
         };
         if section.start == ForFamilies::default() {
@@ -136,7 +145,7 @@ impl KnockdConf {
         }
         self.doors.push(KnockdDoor {
             name: section.name,
-            steps,
+            ports,
             seq_timeout: section.seq_timeout.unwrap_or(SEQ_TIMEOUT),
             flags: section.flags,
             target: section.target,
@@ -157,13 +166,11 @@ impl Section {
             Ok(seconds) => Ok(seconds),
         };
         match key {
-            "sequence" => self.steps = Some(value.parse().map_err(|error| format!("{key}: {error}"))?),
-            "one_time_sequences" => {
-                return Err(format!(
-                    "{key} is not supported: a rolling sequence (posternd.toml) cannot be replayed either, and needs no file ({})",
-                    PathBuf::from(value).display()
-                ));
+            "sequence" => {
+                let steps = value.parse().map_err(|error| format!("{key}: {error}"))?;
+                self.ports = Some(DoorPorts::Steps(steps));
             }
+            "one_time_sequences" => self.ports = Some(DoorPorts::OneTime(value.into())),
             "seq_timeout" | "timeout" => self.seq_timeout = Some(seconds()?),
             "cmd_timeout" => self.cmd_timeout = Some(seconds()?),
             "tcpflags" => self.flags = Some(value.parse().map_err(|error| format!("{key}: {error}"))?),
@@ -208,7 +215,7 @@ mod tests {
         assert_eq!((conf.interface, conf.without_meaning), (None, vec!["LogFile"]));
         let [door] = &conf.doors[..] else { panic!("{:?}", conf.doors) };
         assert_eq!(door.name, "opencloseSSH");
-        assert_eq!(door.steps.to_string(), "8881:tcp,7777:tcp,9991:tcp");
+        assert_eq!(door.ports, DoorPorts::Steps("8881,7777,9991".parse().unwrap()));
         assert_eq!((door.seq_timeout, door.cmd_timeout), (15, 10));
         assert_eq!(door.flags.unwrap().to_string(), "syn");
         assert!(door.start.ipv4.as_ref().unwrap().starts_with("/usr/sbin/iptables -A TCP -s %IP% "));
@@ -240,7 +247,7 @@ Target = 2001:db8::1
         assert_eq!((error.line, error.message.as_str()), (6, "[a door]: it has no start_command"));
         let conf = text_with("sequence = 3 , 4:UDP", "sequence = 3 , 4:udp\ncommand = x").unwrap();
         assert_eq!(conf.interface.as_deref(), Some("eth1"));
-        assert_eq!(conf.doors[0].steps.to_string(), "3:tcp,4:udp");
+        assert_eq!(conf.doors[0].ports, DoorPorts::Steps("3,4:udp".parse().unwrap()));
         let other = &conf.doors[1];
         assert_eq!(other.start.ipv4.as_deref(), Some("a = b # no comment"));
         assert_eq!(other.start.ipv6.as_deref(), Some(""));

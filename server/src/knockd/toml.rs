@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{ForFamilies, KnockdConf, KnockdDoor};
+use super::{DoorPorts, ForFamilies, KnockdConf, KnockdDoor};
 
 /// Longest name of a service.
 const NAME: usize = postern_proto::ServiceName::MAX_LEN;
@@ -60,7 +60,7 @@ impl KnockdConf {
 
 impl KnockdDoor {
     fn write(&self, text: &mut String, name: &str) -> std::fmt::Result {
-        let Self { steps, seq_timeout, cmd_timeout, start, stop, target, .. } = self;
+        let Self { ports, seq_timeout, cmd_timeout, start, stop, target, .. } = self;
         writeln!(text, "[services.{name}]")?;
         writeln!(text, "window = \"{cmd_timeout}s\"")?;
         if *cmd_timeout > postern_proto::Window::DEFAULT_MAX.as_secs() {
@@ -70,8 +70,15 @@ impl KnockdDoor {
         write_commands(text, "on-close", stop)?;
         writeln!(text, "command-timeout = \"{COMMAND_TIMEOUT}\"")?;
         writeln!(text, "\n[sequences.{name}]")?;
-        let steps: Vec<_> = steps.as_slice().iter().map(ToString::to_string).collect();
-        writeln!(text, "steps = {steps:?}")?;
+        match ports {
+            DoorPorts::Steps(steps) => {
+                let steps: Vec<_> = steps.as_slice().iter().map(ToString::to_string).collect();
+                writeln!(text, "steps = {steps:?}")?;
+            }
+            DoorPorts::OneTime(file) => {
+                writeln!(text, "one-time = {}", toml::Value::from(file.to_string_lossy().as_ref()))?;
+            }
+        }
         writeln!(text, "services = [\"{name}\"]")?;
         writeln!(text, "timeout = \"{seq_timeout}s\"")?;
         writeln!(text, "flags = \"{}\"", self.flags.unwrap_or(postern_proto::sequence::TcpFlags::ANY))?;

@@ -28,8 +28,9 @@ use tracing::{error, info, warn};
 
 use crate::alone::Alone;
 use crate::clock::{BootTime, Now};
-use crate::config::Config;
+use crate::config::{Config, one_time};
 use crate::front::process as front;
+use crate::front::sequences::Spent;
 use crate::link;
 use crate::log;
 use crate::process::{Start, event_loop};
@@ -256,12 +257,28 @@ impl Supervisor {
                 }
                 Ok(())
             }
+            Happening::Event(front::Event::Spent(spent)) => {
+                let done = self.note_spent(&spent);
+                self.front.tell(&front::Command::Noted(spent, done)).await
+            }
             // Who asked for it waits no more.
             Happening::Reloaded(_) | Happening::Gone => Ok(()),
         };
         if let Err(error) = result {
             self.front.give_up(&error).await;
         }
+    }
+
+    /// Notes in its file that a one-time sequence was used; `false` where it cannot: then nothing opens.
+    fn note_spent(&self, spent: &Spent) -> bool {
+        let Spent { name, steps } = spent;
+        let file = self.config.sequences.get(name).and_then(|sequence| sequence.one_time());
+        let Some(file) = file else { return false };
+        let noted = one_time::spend(file, steps);
+        if let Err(error) = &noted {
+            error!(sequence = %name, "nothing opens: {error:#}");
+        }
+        noted.is_ok()
     }
 
     /// `true` when an unconfirmed trial is over.

@@ -233,7 +233,7 @@ impl Gate {
 
     /// Decides on a sequence that a source has been through. One that rolls is good once (SPEC 8.2).
     pub(crate) fn complete(&mut self, now: Now, completion: &Completion<'_>) -> Verdict {
-        let Completion { sequence, source, used } = completion;
+        let Completion { sequence, source, used, .. } = completion;
         let made = used.map(|used| used.epoch.start());
         let refused =
             |reason| Verdict::Refused(Refused { reason, client: Some(sequence.name.clone()), at: made });
