@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::front::capture::read_file;
 use crate::front::frame::{Content, Frame};
 use crate::front::gate::{Client, Gate, Memory, Outcome, Refused, Verdict};
+use crate::front::sequences::Sequences;
 
 /// How far a clock may be off for a knock to be named all the same.
 const SEARCH: Duration = Duration::from_hours(24);
@@ -30,7 +31,7 @@ pub(crate) fn run(path: &Path, file: &Path) -> anyhow::Result<()> {
         println!("{}: holds no packet", file.display());
         return Ok(());
     };
-    let mut explainer = Explainer::new(&config, first, last);
+    let mut explainer = Explainer::new(&config, first, last)?;
     read_file(file, |at, frame| match frame {
         Ok(frame) => println!("{at}  {}", explainer.explain(at, &frame)),
         Err(unfit) => println!("{at}  not for the gate: {unfit}"),
@@ -40,6 +41,7 @@ pub(crate) fn run(path: &Path, file: &Path) -> anyhow::Result<()> {
 
 struct Explainer {
     config_ports: Vec<std::num::NonZeroU16>,
+    sequences: Sequences,
     gate: Gate,
     keys: GateKeys,
     first: WallTime,
@@ -49,28 +51,32 @@ struct Explainer {
 }
 
 impl Explainer {
-    fn new(config: &Config, first: WallTime, last: WallTime) -> Self {
+    fn new(config: &Config, first: WallTime, last: WallTime) -> anyhow::Result<Self> {
         let watch = config.watch();
         let memory = Memory::new(WallTime::from_micros(0));
         let keys = GateKeys::derive(&watch.gate);
         let clients = config.clients.iter().map(|entry| Client::new(&watch.gate, entry)).collect();
         let gate = Gate::new(keys.clone(), watch.tolerance, config.service_table(), clients, memory, first);
-        Self { config_ports: watch.sought.knocks, gate, keys, first, last, wide: None }
+        // Nobody floods a file: the key need not be a secret.
+        let sequences = Sequences::new(config.enrolled().sequences, [0; 16])?;
+        Ok(Self { config_ports: watch.sought.knocks, sequences, gate, keys, first, last, wide: None })
     }
 
     fn explain(&mut self, at: WallTime, frame: &Frame<'_>) -> String {
         let Frame { source, source_port, destination, port, content } = frame;
         let route = format!("{source} port {source_port} -> {destination} port {port}");
-        if !self.config_ports.iter().any(|knock| knock.get() == *port) {
-            return format!("{route}: not for the gate: {port} is not a knock port");
-        }
+        let now = Now { wall: at, boot: BootTime::from_boot(at.since(self.first)) };
+        let is_knock_port = self.config_ports.iter().any(|knock| knock.get() == *port);
         let Content::Datagram(payload) = content else {
-            return format!("{route}: not for the gate: TCP; a knock is UDP");
+            return self.step(now, frame).unwrap_or_else(|| format!("{route}: not for the gate: TCP"));
         };
+        if !is_knock_port {
+            let nothing = || format!("{route}: not for the gate: {port} is not a knock port");
+            return self.step(now, frame).unwrap_or_else(nothing);
+        }
         let Some(datagram) = Datagram::new(payload) else {
             return format!("{route}: not for the gate: {} bytes; a knock has {KNOCK_LEN}", payload.len());
         };
-        let now = Now { wall: at, boot: BootTime::from_boot(at.since(self.first)) };
         let verdict = match self.gate.handle(now, *source, datagram) {
             Verdict::Refused(refused) => self.refusal(at, &refused, datagram),
             Verdict::Decided(decided) => match decided.preview() {
@@ -94,6 +100,28 @@ impl Explainer {
             },
         };
         format!("{route}: {verdict}")
+    }
+
+    /// What a packet means to the sequences, if anything.
+    fn step(&mut self, now: Now, frame: &Frame<'_>) -> Option<String> {
+        let completed = self.sequences.advance(now, frame);
+        let names = completed.iter().map(|completion| {
+            let name = &completion.sequence.name;
+            match self.gate.complete(now, completion) {
+                Verdict::Decided(_) => format!("sequence {name} is complete and opens"),
+                Verdict::Refused(refused) => {
+                    format!("sequence {name} is complete, and refused: {}", refused.reason)
+                }
+            }
+        });
+        let names: Vec<_> = names.collect();
+        let Frame { source, port, .. } = frame;
+        if !names.is_empty() {
+            return Some(format!("{source} -> port {port}: {}", names.join("; ")));
+        }
+        self.sequences
+            .names_with(frame)
+            .map(|names| format!("{source} -> port {port}: a port of sequence {names}"))
     }
 
     fn refusal(&mut self, at: WallTime, refused: &Refused, datagram: Datagram<'_>) -> String {

@@ -349,11 +349,16 @@ mod tests {
         let raw: RawConfig = from_toml(text).unwrap();
         assert_eq!(raw.check(text), Ok(()));
         // With the defaults that its comments name.
-        let uncommented =
-            |line: &'static str| line.strip_prefix('#').filter(|rest| rest.contains(" = ")).unwrap_or(line);
+        let is_toml = |rest: &&str| rest.starts_with('[') || rest.contains(" = ") && !rest.starts_with(' ');
+        let uncommented = |line: &'static str| line.strip_prefix('#').filter(is_toml).unwrap_or(line);
         let all = text.lines().map(uncommented).collect::<Vec<_>>().join("\n");
         let mut full: RawConfig = from_toml(&all).unwrap();
+        assert_eq!(full.check(&all), Ok(()));
         // What stands there for an example, where the default is none.
+        for service in full.services.values_mut() {
+            (service.get_mut().on_open, service.get_mut().on_close) = (None, None);
+        }
+        assert_eq!(full.sequences.len(), 1);
         full.gate.interfaces = any_interface();
         full.firewall.always_allow.clear();
         full.admin.group = None;

@@ -133,6 +133,23 @@ impl Sequences {
         completed.into_iter().zip(spent).map(completion).collect()
     }
 
+    /// The sequences that have a packet's port, for a person to read.
+    pub(crate) fn names_with(&self, frame: &Frame<'_>) -> Option<String> {
+        let port = packet(frame)?.port;
+        let has = |sequence: &SequenceSettings| match &sequence.ports {
+            Ports::Fixed(steps) => steps.as_slice().contains(&port),
+            Ports::OneTime(unused) => unused.first().is_some_and(|steps| steps.as_slice().contains(&port)),
+            Ports::Rolling { range, .. } => range.contains(port),
+        };
+        let names: Vec<_> = self
+            .settings
+            .iter()
+            .filter(|sequence| has(sequence))
+            .map(|sequence| sequence.name.as_str())
+            .collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
     /// Goes on to the next of one-time sequences, if it is one.
     fn spend(&mut self, door: usize) -> Option<Spent> {
         let SequenceSettings { name, ports: Ports::OneTime(unused), .. } = &mut self.settings[door] else {
