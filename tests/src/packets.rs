@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, bind, ipproto, sendto, socket_with};
 
 use crate::netns::{Family, Host};
 
@@ -37,6 +37,8 @@ impl Sender {
         let sockets =
             host.enter(|| Ok::<_, io::Error>((open(AddressFamily::INET)?, open(AddressFamily::INET6)?)))?;
         let (v4, v6) = sockets.context("a raw socket")?;
+        // Else the kernel weighs all addresses of the host for each packet, and then sends from the one that it says.
+        bind(&v6, &SocketAddr::new(host.ip(Family::V6), 0))?;
         Ok(Self { v4, v6 })
     }
 
