@@ -115,7 +115,7 @@ fn knock(ruleset: &Ruleset, nmap: &str) -> String {
     };
     let steps: Vec<_> = ruleset.steps.iter().map(step).collect();
     format!(
-        "for step in {}; do {nmap} -Pn --host-timeout 201ms --max-retries 0 $step HOST; done",
+        "for step in {}; do {nmap} -n -Pn --host-timeout 201ms --max-retries 0 $step HOST; done",
         steps.join(" ")
     )
 }

@@ -204,3 +204,46 @@ fn ours_come_and_go_and_come_back_as_their_comments_say() -> Result<()> {
     })
     .map(drop)
 }
+
+#[test]
+fn two_rulesets_do_not_mix() -> Result<()> {
+    at_once(&Rules::FEW, |&rules| {
+        let mut scene = Scene::new(rules, &Wanted::wiki())?;
+        scene.also(&Wanted { name: "WEB", door: "80/tcp", ..Wanted::steps("5000,6000") })?;
+        let (ssh, web) = (scene.address()?, scene.address()?);
+        scene.knock(ssh)?;
+        scene.syn(web, 5000)?;
+        scene.syn(web, 6000)?;
+        let seen = |from| Ok::<_, anyhow::Error>([scene.sees(from, SSH)?, scene.sees(from, UNRELATED)?]);
+        assert_eq!(seen(ssh)?, [Seen::Open, Seen::Nothing], "{rules:?}");
+        assert_eq!(seen(web)?, [Seen::Nothing, Seen::Open], "{rules:?}");
+        Ok(())
+    })
+    .map(drop)
+}
+
+#[test]
+fn the_way_from_the_wikis_rules_to_ours_cuts_nobody_and_leaves_nothing_open() -> Result<()> {
+    const PAGE: &str = include_str!("../../../server/docs/migration.md");
+    let base = PAGE.lines().skip_while(|line| line.trim() != "*filter").map(str::trim);
+    let base: String = base.take_while(|line| *line != "```").flat_map(|line| [line, "\n"]).collect();
+
+    let mut scene = Scene::new(Rules::Wiki, &Wanted::wiki())?;
+    let own = scene.home.ip(Family::V4);
+    scene.knock(own)?;
+    let mut session = Connection::open(&scene.home, scene.door())?;
+    session.echoes("through the wiki's door", LONG)?;
+    let late = scene.address()?;
+    scene.knock(late)?;
+    scene.restore_instead(&base)?;
+    session.echoes("with neither", LONG)?;
+    ensure!(!scene.is_open(late)?, "the door is open with neither");
+    scene.become_ours(&Wanted::wiki())?;
+    session.echoes("with ours", LONG)?;
+    let from = scene.address()?;
+    ensure!(!scene.is_open(from)?, "the door is open");
+    scene.knock(from)?;
+    ensure!(scene.is_open(from)?, "a knock does not open");
+    assert_eq!(scene.sees(from, UNRELATED)?, Seen::Nothing);
+    Ok(())
+}

@@ -23,6 +23,9 @@ use tempfile::TempDir;
 
 /// As the wiki page has it, at its end.
 const WIKI: &str = include_str!("wiki.rules");
+/// The wiki's script, with the options as nmap spells them today.
+const WIKIS_NMAP: &str =
+    "for step in 8881 7777 9991; do nmap -Pn --host-timeout 201ms --max-retries 0 -p $step HOST; done";
 /// The wiki's sequence.
 pub(super) const STEPS: [u16; 3] = [8881, 7777, 9991];
 /// A port that has nothing to do with the sequence.
@@ -80,6 +83,7 @@ impl Rules {
 /// What ours are printed for.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
+    pub(super) name: &'static str,
     pub(super) steps: String,
     pub(super) door: &'static str,
     pub(super) window: &'static str,
@@ -89,7 +93,7 @@ pub(super) struct Wanted {
 impl Wanted {
     /// A sequence, for SSH, with the times of the wiki.
     pub(super) fn steps(steps: impl Into<String>) -> Self {
-        Self { steps: steps.into(), door: "22/tcp", window: "30s", timeout: "15s" }
+        Self { name: "SSH", steps: steps.into(), door: "22/tcp", window: "30s", timeout: "15s" }
     }
 
     /// What the wiki's is for.
@@ -162,6 +166,25 @@ impl Scene {
         self.does_as_said("Load").map(drop)
     }
 
+    /// Loads rules beside those that are loaded.
+    pub(super) fn also(&self, wanted: &Wanted) -> Result<()> {
+        fs::write(format!("{}2", self.file()), print(self.rules, wanted)?)?;
+        self.script(&self.said("Load")?.join("\n").replace("FILE", "FILE2")).map(drop)
+    }
+
+    /// Loads ours where the wiki's were.
+    pub(super) fn become_ours(&mut self, wanted: &Wanted) -> Result<()> {
+        self.rules = Rules::Xtables(Variant::Nft, Family::V4);
+        self.printed = print(self.rules, wanted)?;
+        fs::write(self.file(), &self.printed)?;
+        self.load()
+    }
+
+    /// Loads rules in place of those that are loaded: another file for iptables-restore.
+    pub(super) fn restore_instead(&self, rules: &str) -> Result<()> {
+        succeed(self.bash(&self.gate, "iptables-restore"), rules.as_bytes(), LONG).map(drop)
+    }
+
     fn file(&self) -> String {
         self.folder.path().join("rules").display().to_string()
     }
@@ -203,10 +226,8 @@ impl Scene {
     /// Runs the nmap of the wiki's script, for each step.
     pub(super) fn nmap(&self) -> Result<()> {
         let command = match self.rules {
-            Rules::Wiki => {
-                "for step in 8881 7777 9991; do nmap -Pn --host-timeout 201ms --max-retries 0 -p $step HOST; done"
-                    .to_owned()
-            }
+            // It looks for the name of the address first, and waits long where nobody answers: here there is none to ask.
+            Rules::Wiki => format!("mount --bind /dev/null /etc/resolv.conf; {WIKIS_NMAP}"),
             Rules::Nft(Family::V6) => self.said("Knock")?.join("\n").replace("nmap", "nmap -6"),
             _ => self.said("Knock")?.join("\n"),
         };
@@ -314,9 +335,9 @@ fn wiki(steps: &[Port]) -> String {
 
 /// What posternd prints.
 fn print(rules: Rules, wanted: &Wanted) -> Result<String> {
-    let Wanted { steps, door, window, timeout } = wanted;
+    let Wanted { name, steps, door, window, timeout } = wanted;
     let mut command = Command::new(programs::directory()?.join("posternd"));
-    command.args(["rules", "recent", "--name", "SSH", "--output", rules.output(), "--sequence", steps]);
+    command.args(["rules", "recent", "--name", name, "--output", rules.output(), "--sequence", steps]);
     command.args(["--port", door, "--window", window, "--timeout", timeout]);
     Ok(succeed(command, b"", LONG)?.text())
 }
