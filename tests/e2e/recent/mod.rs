@@ -5,4 +5,5 @@ mod limits;
 mod open;
 mod scene;
 mod table;
+mod usage;
 mod weaknesses;
