@@ -82,8 +82,7 @@ impl Rules<'_> {
              anybody can send in the name of any address, goes into {LISTS} lists, by the last four bits of the address: \
              {ROOM} made-up addresses that agree with the client's in these crowd it out, about {} at random. {} With \
              `options xt_recent ip_list_tot=10000` in /etc/modprobe.d/ before the module is loaded, or \
-             xt_recent.ip_list_tot=10000 on the kernel's command line where it is built in, each list has room for 10000, which take about 5 MB when they are \
-             there.",
+             xt_recent.ip_list_tot=10000 on the kernel's command line where it is built in, each list has room for 10000.",
             ROOM * u32::from(LISTS),
             if ruleset.last() == 1 {
                 "It is let in no more then, and has to knock again."
