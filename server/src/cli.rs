@@ -39,6 +39,11 @@ Exit codes:
 
 The log level is taken from POSTERND_LOG (error, warn, info, debug, trace).";
 
+/// Nothing to do was named.
+#[derive(Debug, thiserror::Error)]
+#[error("say what to do. Usage: posternd [OPTIONS] <COMMAND>; --help lists the commands")]
+pub(crate) struct NoCommand;
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Watch for knocks and open ports, in the foreground
@@ -231,7 +236,7 @@ pub(crate) struct NewClient {
 /// else 1.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let is_usage = error.is::<Unfit>();
+    let is_usage = error.is::<Unfit>() || error.is::<NoCommand>();
     let is_config = error.chain().any(<dyn std::error::Error>::is::<ConfigError>);
     ExitCode::from(match (is_usage, is_config) {
         (true, _) => 2,

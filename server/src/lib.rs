@@ -37,7 +37,7 @@ mod warden;
 pub use cli::{Cli, exit_code};
 pub use clock::{BootTime, Now};
 
-use cli::Command;
+use cli::{Command, NoCommand};
 
 /// Carries out a command line.
 ///
@@ -47,7 +47,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let (path, knockd) = (&cli.config, cli.knockd.as_deref());
     // `posternd --knockd FILE` alone, as knockd is called.
     let Some(command) = &cli.command else {
-        anyhow::ensure!(knockd.is_some(), "say what to do: posternd --help lists it");
+        anyhow::ensure!(knockd.is_some(), NoCommand);
         return supervisor::run(path, knockd, None, log::Format::default());
     };
     match command {

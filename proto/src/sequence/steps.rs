@@ -14,12 +14,25 @@ pub struct Steps(Vec<Port>);
 /// Why a sequence was not understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepsError {
-    /// One of its steps is no port. What stood there is not in the message: it may end in a log.
-    #[error("a step is a port from 1 to 65535, and \":udp\" behind it if it is not TCP")]
+    /// One of its steps is no port.
+    #[error("{0:?} is no step: {A_STEP}")]
     Step(String),
     /// None, or too many.
     #[error("a sequence has 1 to {max} steps", max = Steps::MAX)]
     Count,
+}
+
+const A_STEP: &str = "a step is a port from 1 to 65535, and \":udp\" behind it if it is not TCP";
+
+impl StepsError {
+    /// What is wrong, without what stood there: for files, whose errors may end in a log.
+    #[must_use]
+    pub fn without_text(&self) -> String {
+        match self {
+            Self::Step(_) => A_STEP.to_owned(),
+            Self::Count => self.to_string(),
+        }
+    }
 }
 
 impl Steps {
@@ -81,9 +94,8 @@ impl Serialize for Steps {
 impl<'de> Deserialize<'de> for Steps {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let texts = Vec::<String>::deserialize(deserializer)?;
-        let steps: Vec<_> =
-            texts.iter().map(|text| step(text)).collect::<Result<_, _>>().map_err(de::Error::custom)?;
-        Self::new(steps).map_err(de::Error::custom)
+        let steps = texts.iter().map(|text| step(text)).collect::<Result<Vec<_>, _>>().and_then(Self::new);
+        steps.map_err(|error| de::Error::custom(error.without_text()))
     }
 }
 

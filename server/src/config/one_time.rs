@@ -24,7 +24,7 @@ pub(super) fn read(file: &Path) -> Result<Vec<Steps>, ConfigError> {
     let mut unused = Vec::new();
     for (at, line) in lines(&text) {
         let steps = line.trim().parse::<Steps>();
-        unused.push(steps.map_err(|why| error(TextError::at(&text, &(at..at), why.to_string())))?);
+        unused.push(steps.map_err(|why| error(TextError::at(&text, &(at..at), why.without_text())))?);
         if unused.len() > MOST {
             return Err(error(TextError::at(&text, &(at..at), format!("more than {MOST} sequences"))));
         }

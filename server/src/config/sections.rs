@@ -235,9 +235,9 @@ impl RawConfig {
     /// What no single field can tell.
     pub(super) fn check(&self, text: &str) -> Result<(), TextError> {
         if self.gate.ports.is_empty() && self.sequences.is_empty() {
-            let message =
-                format!("ports: list 1 to {MAX_KNOCK_PORTS} UDP ports for knocks: nothing could be opened");
-            return Err(TextError::at(text, &(0..0), message));
+            let at = text.find("\nports").map_or(0, |line| line + 1);
+            let message = format!("ports: list 1 to {MAX_KNOCK_PORTS} different UDP ports for knocks");
+            return Err(TextError::at(text, &(at..at), message));
         }
         let mut taken = HashMap::new();
         for (name, service) in &self.services {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use postern_proto::sequence::{Steps, TcpFlags};
+use postern_proto::sequence::{Steps, StepsError, TcpFlags};
 use postern_proto::text::TextError;
 
 mod toml;
@@ -167,7 +167,8 @@ impl Section {
         };
         match key {
             "sequence" => {
-                let steps = value.parse().map_err(|error| format!("{key}: {error}"))?;
+                let steps: Result<Steps, StepsError> = value.parse();
+                let steps = steps.map_err(|error| format!("{key}: {}", error.without_text()))?;
                 self.ports = Some(DoorPorts::Steps(steps));
             }
             "one_time_sequences" => self.ports = Some(DoorPorts::OneTime(value.into())),
