@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use postern_tests::gate::{SSH, Settings};
 use postern_tests::netns::Family;
 use postern_tests::process::Finished;
@@ -33,6 +33,11 @@ variant = "nft"
 
 [process]
 user = "nobody"
+
+[sequences.legacy]
+steps = ["7000", "8000:udp"]
+services = ["ssh"]
+strays = 3
 "#;
 
 /// A good key file.
@@ -53,7 +58,23 @@ const BAD_CONFIGS: &[Mistake] = &[
     ("id = \"AAECAwQFBgcICQoLDA0ODw\"\n", "", 1, "missing field `id`"),
     ("AAECAwQFBgcICQoLDA0ODw", "AAEC", 2, "a gate id is 16 bytes"),
     ("id = \"AAECAwQFBgcICQoLDA0ODw\"", "id = 5", 2, "invalid type"),
-    ("[62201]", "[]", 3, "list 1 to 8 different UDP ports"),
+    ("window = \"30s\"", "on-open = []", 7, "a command is a program and its arguments"),
+    ("window = \"30s\"", "on-open = \"true\"", 7, "invalid type"),
+    ("ports = [\"22/tcp\"]\nwindow", "window", 5, "service ssh has no ports"),
+    ("\"7000\"", "\"99999\"", 19, "a step is a port from 1 to 65535"),
+    ("\"7000\"", "\"22\"", 18, "sequence legacy: 22/tcp is guarded, for service ssh; choose another"),
+    ("\"8000:udp\"", "\"62201:udp\"", 18, "62201/udp is a knock port of this gate"),
+    ("steps = [\"7000\", \"8000:udp\"]", "steps = []", 19, "1 to 32 steps"),
+    ("steps = [\"7000\", \"8000:udp\"]", "", 18, "it has no ports: list steps"),
+    ("steps = [\"7000\", \"8000:udp\"]", "rolling = \"20000-29999\"", 18, "a range (rolling) and a key"),
+    ("steps = [\"7000\", \"8000:udp\"]", "rolling = \"9-8\"", 19, "does not lie before the first"),
+    ("services = [\"ssh\"]\nstrays", "services = []\nstrays", 18, "it opens nothing"),
+    ("services = [\"ssh\"]\nstrays", "services = [\"ftp\"]\nstrays", 18, "there is no [services.ftp]"),
+    ("strays = 3", "strays = -1", 21, "a number from 0 to 65535"),
+    ("strays = 3", "flags = \"syn,!syn\"", 21, "both set and clear"),
+    ("strays = 3", "timeout = \"1h\"", 18, "ten minutes at the most"),
+    ("strays = 3", "target = \"here\"", 21, "invalid IP address"),
+    ("strays = 3", "length = 3", 18, "choose one"),
     ("[62201]", "[1, 2, 3, 4, 5, 6, 7, 8, 9]", 3, "list 1 to 8 different UDP ports"),
     ("[62201]", "[7, 7]", 3, "list 1 to 8 different UDP ports"),
     ("[62201]", "[0]", 3, "nonzero"),
@@ -129,6 +150,15 @@ fn every_mistake_is_named_with_its_place() -> Result<()> {
         says_once(&world.gate.attempt(&["check"])?, &format!("{}: line 6, column ", keys.display()), says)?;
     }
     fs::write(&keys, KEYS)?;
+    // Without knocks and without sequences.
+    let (without, _) = CONFIG.split_once("[sequences").context("the section")?;
+    fs::write(world.gate.config(), without.replace("[62201]", "[]"))?;
+    says_once(&world.gate.attempt(&["check"])?, "line 3, column 1", "list 1 to 8 different UDP ports")?;
+    fs::write(
+        world.gate.config(),
+        CONFIG.replace("steps = [\"7000\", \"8000:udp\"]", "one-time = \"none\""),
+    )?;
+    says_once(&world.gate.attempt(&["check"])?, "/none: ", "No such file")?;
     fs::write(world.gate.config(), "[gate]")?;
     says_once(&world.gate.attempt(&["run"])?, "line 1, column 1", "missing field")?;
     fs::write(world.gate.config(), CONFIG)?;
