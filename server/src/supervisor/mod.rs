@@ -13,12 +13,11 @@
 //! commands may need any, and nobody else could give them to a runner that takes the place of a dead one.
 
 use std::collections::BTreeSet;
-use std::mem::replace;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use postern_proto::WallTime;
 use rustix::thread::CapabilitySet;
 use sd_notify::NotifyState;
@@ -38,13 +37,14 @@ use crate::runner::process as runner;
 use crate::sandbox::{Identity, limit_capabilities};
 use crate::warden::process as warden;
 
+mod askers;
 mod ground;
 mod post;
-mod reloads;
+mod reload;
 
+use askers::Askers;
 use ground::AdminSocket;
 use post::{Happening, Post};
-use reloads::Reloads;
 
 /// What it takes to start the others: to make them another user with fewer capabilities, to hand them what is theirs, to
 /// end them, and what they keep or begin with.
@@ -100,17 +100,10 @@ struct Supervisor {
     alone: Alone,
     /// The ends of the front's link to the warden.
     orders: (OwnedFd, OwnedFd),
-    reloads: Reloads,
+    askers: Askers,
     /// Interfaces that the front does not watch: they were not there.
     unwatched: BTreeSet<String>,
     signals: Signals,
-}
-
-/// Which processes live on through a reload.
-#[derive(Clone, Copy)]
-struct Kept {
-    front: bool,
-    warden: bool,
 }
 
 struct Signals {
@@ -156,7 +149,7 @@ impl Supervisor {
             runner: Post::unconfined("runner", RUNNER_ENDS),
             errands,
             orders: link::pair().context("cannot make the link between front and warden")?,
-            reloads: Reloads::new().context("cannot make the link for reloads")?,
+            askers: Askers::new().context("cannot make the link for reloads")?,
             unwatched: BTreeSet::new(),
             signals,
         })
@@ -188,7 +181,7 @@ impl Supervisor {
                 _ = self.signals.interrupt.recv() => break,
                 _ = self.signals.confirm.recv() => self.confirm().await,
                 _ = self.signals.hangup.recv() => drop(self.reload_and_say().await),
-                who = self.reloads.asked() => {
+                who = self.askers.asked() => {
                     let result = self.reload_and_say().await;
                     who.tell(&result);
                 }
@@ -230,7 +223,7 @@ impl Supervisor {
         ground::share_lock(self.identity)?;
         let start = self.start_message(settings);
         let mut descriptors =
-            vec![self.orders.1.as_fd(), self.admin.as_fd(), self.reloads.as_fd(), self.alone.as_fd()];
+            vec![self.orders.1.as_fd(), self.admin.as_fd(), self.askers.as_fd(), self.alone.as_fd()];
         descriptors.extend(self.errands.as_ref().map(|errands| errands.0.as_fd()));
         self.warden.occupy(&start, &descriptors).await
     }
@@ -304,80 +297,6 @@ impl Supervisor {
         if let Err(error) = self.warden.tell(&warden::Command::Confirm).await {
             error!("not confirmed: {error:#}; confirm again");
         }
-    }
-
-    async fn reload_and_say(&mut self) -> Result<(), String> {
-        // systemd asks for the time with it, to tell this reload from an earlier one.
-        let since = NotifyState::monotonic_usec_now();
-        notify(&[Some(NotifyState::Reloading), since.ok()].into_iter().flatten().collect::<Vec<_>>());
-        let result = self.reload().await;
-        match &result {
-            Ok(()) => info!(clients = self.config.clients.len(), "reloaded"),
-            Err(error) => error!("not reloaded; everything stays as it was: {error:#}"),
-        }
-        notify(&[NotifyState::Ready]);
-        result.map_err(|error| format!("not reloaded; everything stays as it was: {error:#}"))
-    }
-
-    /// Takes over what the files say now: live where that can be, with new processes where it cannot.
-    async fn reload(&mut self) -> anyhow::Result<()> {
-        let config = Config::read_with(&self.path, self.knockd.as_deref())?;
-        ensure!(config.admin == self.config.admin, "[admin] has changed: restart posternd for that");
-        ensure!(
-            self.errands.is_some() || config.commands().is_empty(),
-            "commands need privileges that were given up at the start: restart posternd for them"
-        );
-        let identity = config.identity()?;
-        let is_same_user = identity == self.identity;
-        let keeps = Kept {
-            front: is_same_user && config.watch() == self.config.watch(),
-            warden: is_same_user && config.reach() == self.config.reach(),
-        };
-        let old = (replace(&mut self.config, config), replace(&mut self.identity, identity));
-        let result = self.take_over(keeps).await;
-        if result.is_err() {
-            // Who lives on did not take the new settings. Who had to make room comes back by the old ones.
-            (self.config, self.identity) = old;
-            self.warden.due_if_vacant();
-            if !keeps.front {
-                self.front.dismiss().await;
-                self.front.due_at_once();
-            }
-        }
-        result
-    }
-
-    /// Has front and warden work by the settings.
-    async fn take_over(&mut self, keeps: Kept) -> anyhow::Result<()> {
-        // A new front first, which reads no knock before it is told to: where it cannot start, no lease has ended yet.
-        if !keeps.front {
-            self.front.dismiss().await;
-            self.start_front().await?;
-            self.front.settle().await?;
-        }
-        if keeps.warden {
-            let (guard, roll) = (self.config.guard(self.trial_end), self.config.roll());
-            self.warden.ask(&warden::Command::Reload { guard, roll }).await?;
-        } else {
-            self.warden.dismiss().await;
-            self.settle_warden().await?;
-        }
-        if self.errands.is_some() {
-            let told = self.runner.ask(&runner::Command::Reload(self.config.commands())).await;
-            if let Err(error) = told {
-                self.runner.give_up(&error).await;
-            }
-        }
-        if keeps.front {
-            let told = self.front.ask(&front::Command::Reload(self.config.enrolled())).await;
-            // The warden has the new settings: a front that has not, for whatever it says, is replaced by one that has.
-            if let Err(error) = told {
-                self.front.give_up(&error).await;
-            }
-        } else if let Err(error) = self.front.tell(&front::Command::Begin).await {
-            self.front.give_up(&error).await;
-        }
-        Ok(())
     }
 
     async fn settle_warden(&mut self) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@
 //! Datagram ──hint──▶ candidates ──new · seal──▶ Authentic ──▶ Fresh ──policy · quota──▶ Unrecorded ──▶ Outcome
 //!          (hints)              (replay, proto)                (policy, quota)         (the store's receipt)
 //! ```
-//! A sequence of ports that somebody has been through comes in behind the seal ([`Gate::complete`]).
+//! A sequence of ports that somebody has been through comes in behind the seal (`Gate::complete`).
 //!
 //! Each arrow takes one type and makes the next, which nothing else can make: a check that is skipped does not
 //! compile. Nothing has an effect before it is recorded durably: only the store's [`Receipt`] releases an outcome.

@@ -11,13 +11,13 @@ use crate::admin::{Answer, ReloadAsked};
 use crate::link::{self, Receiver};
 
 /// The link over which they come.
-pub(super) struct Reloads {
+pub(super) struct Askers {
     asked: Receiver<ReloadAsked>,
     /// The warden's end; a new warden goes on with it.
     theirs: OwnedFd,
 }
 
-impl Reloads {
+impl Askers {
     /// A link that nobody uses yet.
     ///
     /// # Errors

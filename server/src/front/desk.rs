@@ -1,0 +1,194 @@
+//! The desk of the front: where each packet is taken to whom it concerns, and what was decided waits for its record.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use anyhow::Context;
+use postern_proto::{Datagram, GateId};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::{Notify, mpsc};
+use tracing::debug;
+
+use super::frame::{Content, Frame};
+use super::gate::{self, Gate, Outcome, Purge, Refused, Unrecorded, Verdict};
+use super::process::Enrolled;
+use super::sequences::{SequenceSettings, Sequences, Spent};
+use crate::clock::Now;
+use crate::counters::Counters;
+use crate::order::Order;
+
+/// Decisions that may wait for the store; beyond it a knock is refused unrecorded.
+const WAITING: usize = 65_536;
+
+/// What the tasks of the front share; they take turns on one thread.
+pub(super) struct Desk {
+    knock_ports: Vec<NonZeroU16>,
+    pub(super) gate: RefCell<Gate>,
+    pub(super) sequences: RefCell<Sequences>,
+    pub(super) counters: RefCell<Counters>,
+    /// The interfaces that are watched.
+    pub(super) interfaces: RefCell<Vec<String>>,
+    pub(super) waiting: RefCell<Vec<Unrecorded>>,
+    /// What waits for the note that a one-time sequence was used.
+    unnoted: RefCell<VecDeque<(Spent, Unrecorded)>>,
+    /// One-time sequences that are to be noted.
+    spent: mpsc::UnboundedSender<Spent>,
+    pub(super) purge: RefCell<Option<Purge>>,
+    /// Something waits to be recorded, or it is time to stop.
+    pub(super) work: Notify,
+    /// Nothing comes in any more: what waits is recorded, and that is all.
+    pub(super) stopping: Cell<bool>,
+}
+
+impl Desk {
+    /// Nothing was decided yet. What comes out beside it are the one-time sequences that are to be noted as used.
+    ///
+    /// # Errors
+    /// When the sequences cannot be followed.
+    pub(super) fn new(
+        knock_ports: Vec<NonZeroU16>,
+        gate: Gate,
+        sequences: Vec<SequenceSettings>,
+        interfaces: Vec<String>,
+    ) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Spent>)> {
+        let (spent, to_note) = mpsc::unbounded_channel();
+        let desk = Self {
+            knock_ports,
+            gate: RefCell::new(gate),
+            sequences: RefCell::new(follow(sequences)?),
+            counters: RefCell::default(),
+            interfaces: RefCell::new(interfaces),
+            waiting: RefCell::default(),
+            unnoted: RefCell::default(),
+            spent,
+            purge: RefCell::default(),
+            work: Notify::new(),
+            stopping: Cell::new(false),
+        };
+        Ok((desk, to_note))
+    }
+
+    /// Takes a packet to whom it concerns.
+    pub(super) fn take(&self, frame: &Frame<'_>) {
+        match frame.content {
+            Content::Datagram(payload) if self.knock_ports.iter().any(|port| port.get() == frame.port) => {
+                if let Some(datagram) = Datagram::new(payload) {
+                    self.knock(frame.source, datagram);
+                }
+            }
+            _ => self.step(frame),
+        }
+    }
+
+    /// Lets others knock from now on.
+    pub(super) fn reload(&self, gate: &GateId, enrolled: Enrolled) -> Result<(), String> {
+        let clients = enrolled.clients(gate).map_err(|error| format!("the key file: {error}"))?;
+        // Who is on the way through a sequence goes on, if all of them are what they were.
+        if self.sequences.borrow().settings() != enrolled.sequences {
+            let sequences = follow(enrolled.sequences).map_err(|error| error.to_string())?;
+            *self.sequences.borrow_mut() = sequences;
+        }
+        self.gate.borrow_mut().reload(enrolled.services, clients, Now::read().wall);
+        self.counters.borrow().log();
+        Ok(())
+    }
+
+    /// A knock-sized datagram came in.
+    fn knock(&self, source: IpAddr, datagram: Datagram<'_>) {
+        self.counters.borrow_mut().received += 1;
+        let verdict = self.gate.borrow_mut().handle(Now::read(), source, datagram);
+        self.settle(source, verdict);
+    }
+
+    /// Another packet came in: it may be a step of a sequence.
+    fn step(&self, frame: &Frame<'_>) {
+        let mut sequences = self.sequences.borrow_mut();
+        if sequences.is_empty() {
+            return;
+        }
+        let now = Now::read();
+        for completion in sequences.advance(now, frame) {
+            let verdict = self.gate.borrow_mut().complete(now, &completion);
+            match (verdict, completion.spent) {
+                (Verdict::Decided(unrecorded), Some(spent)) => {
+                    // They are few: each was taken out of its list when it came here.
+                    self.unnoted.borrow_mut().push_back((spent.clone(), unrecorded));
+                    // The other end lives as long as the front.
+                    drop(self.spent.send(spent));
+                }
+                (verdict, spent) => {
+                    drop(spent.map(|spent| self.spent.send(spent)));
+                    self.settle(completion.source, verdict);
+                }
+            }
+        }
+    }
+
+    /// Goes on with whoever used a one-time sequence, now that its file says so, or cannot be made to.
+    pub(super) fn noted(&self, spent: &Spent, is_done: bool) {
+        let mut unnoted = self.unnoted.borrow_mut();
+        let at = unnoted.iter().position(|(waits, _)| waits == spent);
+        let Some((_, unrecorded)) = at.and_then(|at| unnoted.remove(at)) else { return };
+        let refused = if is_done { self.wait(unrecorded) } else { Some(unrecorded.fail()) };
+        if let Some(refused) = refused {
+            self.refuse(refused);
+        }
+    }
+
+    fn settle(&self, source: IpAddr, verdict: Verdict) {
+        let refused = match verdict {
+            Verdict::Refused(refused) => Some(refused),
+            Verdict::Decided(unrecorded) => self.wait(unrecorded),
+        };
+        if let Some(Refused { reason, client, .. }) = refused {
+            self.counters.borrow_mut().refuse(reason);
+            debug!(%reason, %source, client = client.map(tracing::field::display), "refused");
+        }
+    }
+
+    /// Has a decision wait for its record; it is refused where too many do.
+    fn wait(&self, unrecorded: Unrecorded) -> Option<Refused> {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= WAITING {
+            return Some(unrecorded.fail());
+        }
+        waiting.push(unrecorded);
+        self.work.notify_one();
+        None
+    }
+
+    /// Counts a recorded outcome; gives what the warden is to do.
+    pub(super) fn conclude(&self, outcome: Outcome) -> Option<Order> {
+        match outcome {
+            Outcome::Refused(refused) => {
+                self.refuse(refused);
+                None
+            }
+            Outcome::Open(grant) => {
+                self.counters.borrow_mut().accepted += 1;
+                let gate::Grant { client, services, source, from_port, decided } = grant;
+                Some(Order::Open { client, services, source, from_port, decided })
+            }
+            Outcome::Close(closure) => {
+                self.counters.borrow_mut().accepted += 1;
+                let services = closure.services.iter().cloned().collect();
+                Some(Order::Close { client: closure.client, services, source: closure.source })
+            }
+        }
+    }
+
+    /// Counts a knock that its record, or the want of one, refused.
+    pub(super) fn refuse(&self, refused: Refused) {
+        self.counters.borrow_mut().refuse(refused.reason);
+        debug!(reason = %refused.reason, client = refused.client.map(tracing::field::display), "refused");
+    }
+}
+
+/// Sequences, with a new key for what they remember.
+fn follow(settings: Vec<SequenceSettings>) -> anyhow::Result<Sequences> {
+    let mut key = [0; 16];
+    SystemRandom::new().fill(&mut key).ok().context("the system gives no random bytes")?;
+    Ok(Sequences::new(settings, key)?)
+}
