@@ -86,7 +86,7 @@ pub fn run_as_knock() -> ExitCode {
 
 impl Line {
     async fn run(&self) -> Result<(), Error> {
-        let steps = parse_steps(&self.steps, self.udp).map_err(|error| Error::Usage(error.to_string()))?;
+        let steps = parse_steps(&self.steps, self.udp)?;
         // To the first address alone, as knock does it.
         let address = first(&self.host, one_family(self.ipv4, self.ipv6)).await?;
         let hitting = |protocol, to| {

@@ -74,7 +74,7 @@ impl SequenceArgs {
             }
             return Ok(Which::Named(self.target.parse().map_err(usage)?, name));
         }
-        let steps = parse_steps(&self.steps, self.udp).map_err(usage)?;
+        let steps = parse_steps(&self.steps, self.udp)?;
         Ok(Which::Steps(self.target.parse().map_err(usage)?, steps))
     }
 
@@ -93,12 +93,19 @@ fn sequence_name(text: &str) -> Option<SequenceName> {
 }
 
 /// Steps, one an argument; all UDP where that is asked for: knock's `-u` overrules what a step says itself.
-pub(crate) fn parse_steps(texts: &[String], udp: bool) -> Result<Steps, StepsError> {
+///
+/// # Errors
+/// [`Error::Usage`], which names the step: it stands on the command line anyway.
+pub(crate) fn parse_steps(texts: &[String], udp: bool) -> Result<Steps, Error> {
     let step = |text: &String| {
         let Port { protocol, number } = steps::step(text)?;
         Ok(Port { protocol: if udp { Protocol::Udp } else { protocol }, number })
     };
-    Steps::new(texts.iter().map(step).collect::<Result<Vec<_>, _>>()?)
+    let steps = texts.iter().map(step).collect::<Result<Vec<_>, _>>().and_then(Steps::new);
+    steps.map_err(|error| match &error {
+        StepsError::Step(text) => Error::Usage(format!("{text:?} is no step: {error}")),
+        StepsError::Count => usage(error),
+    })
 }
 
 /// Milliseconds.
