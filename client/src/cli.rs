@@ -4,6 +4,7 @@
 
 mod sequence;
 
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -184,31 +185,38 @@ impl FromStr for Gate {
 impl HowArgs {
     /// The source and the one family, if any, that it and `-4` and `-6` leave.
     pub(crate) fn source_and_family(&self) -> Result<(SourceChoice, Option<Family>), Error> {
-        let asked = self.family();
-        let SourceChoice::Stated(address) = self.source else { return Ok((self.source, asked)) };
-        let stated = Family::of(address);
-        if asked.is_some_and(|asked| asked != stated) {
-            return Err(Error::Usage(format!(
-                "--source {address} is an {stated} address: leave the other out"
-            )));
-        }
-        Ok((self.source, Some(stated)))
+        let family = family_with(self.stated(), one_family(self.ipv4, self.ipv6))?;
+        Ok((self.source, family))
     }
 
-    /// The one family, if any, that is left to a sequence, which can say nothing else of this.
-    pub(crate) fn family_of_sequence(&self) -> Result<Option<Family>, Error> {
-        if self.window.is_some() || self.source != SourceChoice::Auto || self.repeat > 1 {
+    /// For a sequence the address that the gate will see, where that was stated, and the one family, if any, that is left.
+    /// It can say nothing else of this; and the address only where it is bound to it.
+    pub(crate) fn of_sequence(&self, is_bound: bool) -> Result<(Option<IpAddr>, Option<Family>), Error> {
+        let (source, family) = self.source_and_family()?;
+        let (stated, is_auto) = (self.stated(), source == SourceChoice::Auto);
+        let takes_source = is_auto || is_bound && stated.is_some();
+        if self.window.is_some() || !takes_source || self.repeat > 1 {
             return Err(Error::Usage(
                 "a sequence says neither window nor source, and is sent once: leave --window, --source and --repeat out"
                     .into(),
             ));
         }
-        Ok(self.family())
+        Ok((stated, family))
     }
 
-    const fn family(&self) -> Option<Family> {
-        one_family(self.ipv4, self.ipv6)
+    const fn stated(&self) -> Option<IpAddr> {
+        if let SourceChoice::Stated(address) = self.source { Some(address) } else { None }
     }
+}
+
+/// The one family, if any, that a stated source and what `-4` or `-6` asks for leave.
+fn family_with(stated: Option<IpAddr>, asked: Option<Family>) -> Result<Option<Family>, Error> {
+    let Some(address) = stated else { return Ok(asked) };
+    let stated = Family::of(address);
+    if asked.is_some_and(|asked| asked != stated) {
+        return Err(Error::Usage(format!("--source {address} is an {stated} address: leave the other out")));
+    }
+    Ok(Some(stated))
 }
 
 /// The family that `-4` or `-6` leaves.

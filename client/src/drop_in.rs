@@ -94,7 +94,7 @@ impl Line {
                 print_hit(protocol, to);
             }
         };
-        send([address], &steps, self.delay, hitting).await.map(drop)
+        send([address], |_| Ok(steps.clone()), self.delay, hitting).await.map(drop)
     }
 }
 

@@ -7,7 +7,7 @@
 //!  what    Profile    addresses   whom to    seal, send         │ opens
 //!  to do   (secret)      │        let in                        │
 //!               ▲        └────▶ sequence ~~SYN, UDP~▶ knockd ~──┤
-//!               │               touch ports                     ▼
+//!               │        (course)  touch ports                  ▼
 //!               ▲                            connect ───TCP───▶ service
 //!               │                               │
 //!            command: import, gates             └──▶ splice ◀──▶ stdin, stdout
@@ -30,6 +30,8 @@ mod resolve;
 mod source;
 
 mod knock;
+
+mod course;
 
 mod sequence;
 

@@ -15,8 +15,9 @@
 //! ```
 //!
 //! `window_seconds` is null for the services' own window; `open` is null without `--wait`;
-//! `sequence` is null for steps that were given, and its `addresses` are empty where they were only printed. The ports of
-//! a gate's sequence are those that it opens.
+//! `sequence` is null for steps that were given, and its `addresses` are empty where they were only printed. Of a rolling
+//! sequence, `steps` is null unless it was printed, and then `good_for_seconds` says how long it can be used. The ports
+//! of a gate's sequence are those that it opens.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -86,8 +87,14 @@ pub struct SequenceReport {
     pub host: String,
     /// The sequence's name, when it was asked for by its name.
     pub sequence: Option<SequenceName>,
-    /// Its steps.
-    pub steps: Steps,
+    /// Its steps; those of a rolling one only where they are to be printed.
+    pub steps: Option<Steps>,
+    /// How many they are.
+    #[serde(skip)]
+    pub count: usize,
+    /// How long the steps that are printed can be used, if not for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub good_for_seconds: Option<u64>,
     /// Where all of them were sent.
     pub addresses: Vec<IpAddr>,
     /// Names and addresses that they could not be sent to.
@@ -240,12 +247,11 @@ impl fmt::Display for KnockReport {
 
 impl fmt::Display for SequenceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.print {
-            return writeln!(f, "{}", self.steps.to_string().replace(',', " "));
+        if let Some(steps) = self.steps.as_ref().filter(|_| self.print) {
+            return writeln!(f, "{}", steps.to_string().replace(',', " "));
         }
-        let count = self.steps.as_slice().len();
         for address in &self.addresses {
-            let steps = if count == 1 { "1 step".to_owned() } else { format!("{count} steps") };
+            let steps = if self.count == 1 { "1 step".to_owned() } else { format!("{} steps", self.count) };
             writeln!(f, "sent {steps} to {address}")?;
         }
         for OpenReport { address, port, after_ms, .. } in self.open.iter().flatten() {

@@ -31,18 +31,19 @@ const DATAGRAM: [u8; 1] = [0];
 pub(crate) struct Sent {
     /// The addresses that every step left for.
     pub(crate) addresses: Vec<IpAddr>,
-    /// The first step that did not leave for another address, and why.
-    pub(crate) failed: Vec<(SocketAddr, io::Error)>,
+    /// For each other address what did not leave for it, and why: the address, or the first such step.
+    pub(crate) failed: Vec<(String, io::Error)>,
 }
 
 /// Sends the whole sequence to each address, one after the other: two addresses may belong to one host, which would see
-/// the steps mixed if they were sent side by side. `hitting` is told of each step just before it leaves.
+/// the steps mixed if they were sent side by side. `steps` gives them for an address, when it is its turn; `hitting` is
+/// told of each step just before it leaves.
 ///
 /// # Errors
 /// [`Error::Unsent`] when it left for none of them.
 pub(crate) async fn send(
     addresses: impl IntoIterator<Item = IpAddr>,
-    steps: &Steps,
+    mut steps: impl FnMut(IpAddr) -> io::Result<Steps>,
     delay: Duration,
     mut hitting: impl FnMut(Protocol, SocketAddr),
 ) -> Result<Sent, Error> {
@@ -51,9 +52,12 @@ pub(crate) async fn send(
         if !sent.addresses.is_empty() {
             sleep(delay).await;
         }
-        match send_to(address, steps, delay, &mut hitting).await {
-            Ok(()) => sent.addresses.push(address),
-            Err(failed) => sent.failed.push(failed),
+        match steps(address) {
+            Ok(steps) => match send_to(address, &steps, delay, &mut hitting).await {
+                Ok(()) => sent.addresses.push(address),
+                Err((to, error)) => sent.failed.push((to.to_string(), error)),
+            },
+            Err(error) => sent.failed.push((address.to_string(), error)),
         }
     }
     if sent.addresses.is_empty() {

@@ -62,6 +62,11 @@ impl fmt::Display for SourceChoice {
     }
 }
 
+/// Reads the address from which a gate will see something come.
+pub(crate) fn unicast(text: &str) -> Result<IpAddr, &'static str> {
+    text.parse().ok().filter(|&address| is_unicast(address)).ok_or("a unicast IP address")
+}
+
 /// Whether a gate could let an address in at all (SPEC 5, unusable-source).
 fn is_unicast(address: IpAddr) -> bool {
     let unusable = address.is_unspecified() || address.is_loopback() || address.is_multicast();

@@ -1,5 +1,6 @@
 //! The arguments of `postern sequence`.
 
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use postern_proto::{GateName, Port, Protocol, SequenceName};
 use crate::error::Error;
 use crate::resolve::Family;
 use crate::sequence::DELAY;
+use crate::source::unicast;
 
 /// Longest time between two steps, in milliseconds: an hour.
 const LONGEST_DELAY: u64 = 3_600_000;
@@ -41,7 +43,21 @@ pub(crate) struct SequenceArgs {
     /// Say each step as it is sent
     #[arg(short = 'v', long)]
     pub(crate) verbose: bool,
+    /// Compute a rolling sequence that is bound to its source for this address [default: this host's own]
+    ///
+    /// It is the address that the gate will see. A host behind address translation sees another one: there, the default
+    /// does not work. Only addresses of its family are sent to.
+    #[arg(long, value_name = "ADDRESS", value_parser = unicast)]
+    pub(crate) source: Option<IpAddr>,
+    /// Send a rolling sequence's ports of the next epoch
+    ///
+    /// A gate takes each of them once: this is for a second time within the same 30 seconds, where what the first one
+    /// opened is shut again, or somebody else was let in with it.
+    #[arg(long)]
+    pub(crate) next: bool,
     /// Send nothing: print the steps in one line, as knock and others take them
+    ///
+    /// Those of a rolling sequence are to be sent at once, and once; a line on stderr says how long they are good.
     #[arg(long, conflicts_with_all = ["wait", "verbose"])]
     pub(crate) print: bool,
     /// Wait until the TCP ports that the sequence opens let a connection in, this long at most
@@ -74,6 +90,9 @@ impl SequenceArgs {
             }
             return Ok(Which::Named(self.target.parse().map_err(usage)?, name));
         }
+        if self.source.is_some() || self.next {
+            return Err(Error::Usage("--source and --next are for a rolling sequence, by its name".into()));
+        }
         let steps = parse_steps(&self.steps, self.udp)?;
         Ok(Which::Steps(self.target.parse().map_err(usage)?, steps))
     }
@@ -82,8 +101,12 @@ impl SequenceArgs {
         self.delay.unwrap_or(DELAY)
     }
 
-    pub(crate) const fn family(&self) -> Option<Family> {
-        super::one_family(self.ipv4, self.ipv6)
+    /// The one family, if any, that `-4`, `-6` and `--source` leave.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when they leave none.
+    pub(crate) fn family(&self) -> Result<Option<Family>, Error> {
+        super::family_with(self.source, super::one_family(self.ipv4, self.ipv6))
     }
 }
 

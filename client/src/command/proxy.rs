@@ -10,7 +10,6 @@ use std::num::NonZeroU16;
 use std::path::Path;
 
 use postern_proto::profile::Host;
-use postern_proto::sequence::Steps;
 use postern_proto::{GateName, Port, Profile, Protocol, ServiceName, Services};
 use tokio::time::{Instant, timeout_at};
 
@@ -18,6 +17,7 @@ use super::{at_hand, no_profile_file};
 use crate::cli::{Cli, Gate, HowArgs, ProxyArgs};
 use crate::config::{Config, Entry, locate};
 use crate::connect::connect;
+use crate::course::Course;
 use crate::error::{Advice, Error};
 use crate::knock::{Ask, Destination, Knocker, knocked};
 use crate::report::{Report, joined};
@@ -65,7 +65,7 @@ pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<TcpStream, Error>
 /// What opens the port.
 enum Opener<'a> {
     Knock { knocker: Knocker, ports: &'a [NonZeroU16], destinations: Vec<Destination> },
-    Sequence(&'a Steps),
+    Sequence(Course),
 }
 
 impl<'a> Opener<'a> {
@@ -87,7 +87,8 @@ impl<'a> Opener<'a> {
         }
         let sequence = gate.sequences_at(port).min_by_key(|(_, sequence)| sequence.opens.len());
         let (_, sequence) = sequence.ok_or_else(|| unknown_port(name, gate, port))?;
-        Ok((Self::Sequence(&sequence.steps), how.family_of_sequence()?))
+        let (source, family) = how.of_sequence(sequence.ports.are_bound())?;
+        Ok((Self::Sequence(Course::new(&sequence.ports, source, false)?), family))
     }
 
     /// Sends it once, and gives the addresses where it went.
@@ -97,7 +98,9 @@ impl<'a> Opener<'a> {
                 *destinations = knocker.knock(addresses, ports)?;
                 Ok(knocked(destinations))
             }
-            Self::Sequence(steps) => Ok(send(addresses, steps, DELAY, |_, _| ()).await?.addresses),
+            Self::Sequence(course) => {
+                Ok(send(addresses, |to| course.steps_to(to), DELAY, |_, _| ()).await?.addresses)
+            }
         }
     }
 
@@ -288,7 +291,7 @@ mod tests {
             let gate = &config.gates()[&gate.parse().unwrap()];
             match Opener::find("gate", gate, port(number), &how) {
                 Ok((Opener::Knock { .. }, _)) => "a knock".to_owned(),
-                Ok((Opener::Sequence(steps), _)) => steps.to_string(),
+                Ok((Opener::Sequence(course), _)) => course.steps_now().unwrap().0.to_string(),
                 Err(error) => error.to_string(),
             }
         };

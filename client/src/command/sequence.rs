@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use postern_proto::profile::Host;
-use postern_proto::sequence::Steps;
 use postern_proto::{Protocol, SequenceName};
 
 use super::doors::{Door, wait};
 use crate::cli::{Cli, SequenceArgs, Which};
 use crate::config::{Config, Sequence, locate};
+use crate::course::{Course, Ports};
 use crate::error::{Advice, Error};
 use crate::report::{FailedReport, Report, SequenceReport, print_hit, say};
 use crate::resolve::{Resolved, resolve};
@@ -24,7 +24,7 @@ struct Plan {
     host: String,
     name: Option<SequenceName>,
     hosts: Vec<Host>,
-    steps: Steps,
+    course: Course,
     /// What tells whether it opened.
     doors: Vec<Door>,
 }
@@ -33,27 +33,40 @@ pub(super) async fn run(cli: &Cli, args: &SequenceArgs) -> Result<Report, Error>
     if cli.json && args.verbose {
         return Err(Error::Usage("--json does not go with --verbose: its stdout is one object".into()));
     }
-    let Plan { host, name, hosts, steps, doors } = plan(cli, args)?;
+    let family = args.family()?;
+    let Plan { host, name, hosts, mut course, doors } = plan(cli, args)?;
     let mut report = SequenceReport {
         host,
         sequence: name,
-        steps,
+        steps: None,
+        count: course.len(),
+        good_for_seconds: None,
         addresses: Vec::new(),
         failed: Vec::new(),
         open: None,
         print: args.print,
     };
     if args.print {
+        let (steps, good) = course.steps_now()?;
+        report.steps = Some(steps);
+        report.good_for_seconds = good.map(|good| good.as_secs());
+        if let Some(seconds) = report.good_for_seconds.filter(|_| !cli.json) {
+            say(&format!("good once, if begun within {seconds} s"));
+        }
         return Ok(Report::Sequence(report));
     }
-    let resolved = resolve(&hosts, args.family()).await;
+    if let Course::Fixed(steps) = &course {
+        report.steps = Some(steps.clone());
+    }
+    let resolved = resolve(&hosts, family).await;
     resolved.require_one()?;
     let hitting = |protocol: Protocol, to: SocketAddr| {
         if args.verbose {
             print_hit(protocol, to);
         }
     };
-    let sent = send(resolved.addresses.iter().copied(), &report.steps, args.delay(), hitting).await?;
+    let sent =
+        send(resolved.addresses.iter().copied(), |to| course.steps_to(to), args.delay(), hitting).await?;
     report.failed = failures(&resolved, &sent);
     if !cli.json {
         for FailedReport { host, message } in &report.failed {
@@ -70,7 +83,8 @@ pub(super) async fn run(cli: &Cli, args: &SequenceArgs) -> Result<Report, Error>
 fn plan(cli: &Cli, args: &SequenceArgs) -> Result<Plan, Error> {
     let plan = match args.which()? {
         Which::Steps(host, steps) => {
-            Plan { host: host.to_string(), name: None, hosts: vec![host], steps, doors: doors(args, None) }
+            let course = Course::new(&Ports::Fixed(steps), None, false)?;
+            Plan { host: host.to_string(), name: None, hosts: vec![host], course, doors: doors(args, None) }
         }
         Which::Named(gate, name) => {
             let path = locate(cli.config.as_deref())?;
@@ -81,7 +95,8 @@ fn plan(cli: &Cli, args: &SequenceArgs) -> Result<Plan, Error> {
             };
             let doors = doors(args, Some(&sequence));
             let host = gate.to_string();
-            Plan { host, name: Some(name), hosts: entry.addresses, steps: sequence.steps, doors }
+            let course = Course::new(&sequence.ports, args.source, args.next)?;
+            Plan { host, name: Some(name), hosts: entry.addresses, course, doors }
         }
     };
     if args.wait.is_some() && plan.doors.is_empty() {
@@ -102,6 +117,6 @@ fn doors(args: &SequenceArgs, sequence: Option<&Sequence>) -> Vec<Door> {
 
 fn failures(resolved: &Resolved, sent: &Sent) -> Vec<FailedReport> {
     let names = resolved.failed.iter().map(|(host, message)| (host.to_string(), message.clone()));
-    let steps = sent.failed.iter().map(|(to, error)| (to.to_string(), error.to_string()));
+    let steps = sent.failed.iter().map(|(to, error)| (to.clone(), error.to_string()));
     names.chain(steps).map(|(host, message)| FailedReport { host, message }).collect()
 }

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::ops::Range;
 
+use postern_proto::keys::SequenceKey;
 use postern_proto::profile::Host;
-use postern_proto::sequence::{Steps, steps};
+use postern_proto::sequence::{PortRange, Rolling, Steps, steps};
 use postern_proto::{
     ClientId, ClientSecret, GateId, GateName, Port, Profile, Protocol, SequenceName, ServiceName, TextError,
 };
 use serde::Deserialize;
 use toml::Spanned;
+
+use crate::course::{Ports, RollingPorts};
 
 /// A gate of the configuration.
 #[derive(PartialEq, Eq)]
@@ -26,7 +29,7 @@ pub(crate) struct Entry {
 /// A classic sequence of a gate.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Sequence {
-    pub(crate) steps: Steps,
+    pub(crate) ports: Ports,
     /// The ports that it opens, as far as the configuration says.
     pub(crate) opens: Vec<Port>,
 }
@@ -63,10 +66,15 @@ pub(super) struct RawEntry {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawSequence {
     /// As texts: a mistake in them must be named without them.
-    steps: Spanned<Vec<String>>,
+    steps: Option<Spanned<Vec<String>>>,
+    /// Or the range from which they are computed, and what with.
+    rolling: Option<PortRange>,
+    key: Option<SequenceKey>,
+    length: Option<usize>,
+    bound_to_source: Option<bool>,
     #[serde(default)]
     opens: Vec<Port>,
 }
@@ -125,19 +133,42 @@ fn sequence(name: &SequenceName, raw: Spanned<RawSequence>) -> Result<Sequence, 
     if name.as_str().bytes().all(|b| b.is_ascii_digit()) {
         return Err((span, format!("sequence {name} is called like a port: put a letter into its name")));
     }
-    let RawSequence { steps: texts, opens } = raw.into_inner();
+    let RawSequence { steps, rolling, key, length, bound_to_source, opens } = raw.into_inner();
+    let is_rolling = rolling.is_some() || key.is_some() || length.is_some() || bound_to_source.is_some();
+    let ports = match (steps, rolling, key) {
+        (Some(_), ..) if is_rolling => {
+            let message =
+                format!("sequence {name} has steps, which are always the same, and is rolling: choose one");
+            return Err((span, message));
+        }
+        (Some(texts), ..) => Ports::Fixed(fixed(&texts)?),
+        (None, Some(range), Some(key)) => {
+            let length = length.unwrap_or(Rolling::LENGTH);
+            let ports = RollingPorts { key, range, length, bound_to_source: bound_to_source.unwrap_or(true) };
+            ports.rolling().map_err(|error| (span, format!("sequence {name}: {error}")))?;
+            Ports::Rolling(ports)
+        }
+        (None, ..) => {
+            let message = format!("sequence {name} needs steps, or a range (rolling) and a key");
+            return Err((span, message));
+        }
+    };
+    Ok(Sequence { ports, opens })
+}
+
+fn fixed(texts: &Spanned<Vec<String>>) -> Result<Steps, Mistake> {
     let steps: Option<Vec<_>> = texts.get_ref().iter().map(|text| steps::step(text).ok()).collect();
     let steps = steps.ok_or_else(|| {
         let message = "steps: a step is a port from 1 to 65535, and \":udp\" behind it if it is not TCP";
         (texts.span(), message.to_owned())
     })?;
-    let steps = Steps::new(steps).map_err(|error| (texts.span(), format!("steps: {error}")))?;
-    Ok(Sequence { steps, opens })
+    Steps::new(steps).map_err(|error| (texts.span(), format!("steps: {error}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Config;
+    use super::Ports;
 
     const LEGACY: &str = r#"
 [gates.old]
@@ -156,7 +187,9 @@ opens = ["22/tcp"]
         let at = |port: u16| gate.sequences_at(port.try_into().unwrap()).map(|(name, _)| name.as_str());
         assert_eq!(at(22).collect::<Vec<_>>(), ["ssh"]);
         assert_eq!(at(8000).count(), 0);
-        let steps = &gate.sequences[&"ssh".parse().unwrap()].steps;
+        let Ports::Fixed(steps) = &gate.sequences[&"ssh".parse().unwrap()].ports else {
+            panic!("it is always the same");
+        };
         assert_eq!(steps.to_string(), "7000:tcp,8000:udp,9000:tcp");
     }
 
@@ -185,5 +218,56 @@ opens = ["22/tcp"]
         let neither = "[gates.old]\naddresses = [\"old.example.org\"]\n";
         let error = Config::parse(neither).err().unwrap();
         assert_eq!(error.message, "gate old has neither a profile to knock with nor a sequence");
+    }
+
+    const ROLLING: &str = r#"
+[gates.bastion]
+addresses = ["bastion.example.org"]
+
+[gates.bastion.sequences.ssh]
+rolling = "20000-29999"
+key = "ABEiM0RVZneImaq7zN3u_wARIjNEVWZ3iJmqu8zd7v8"
+"#;
+
+    #[test]
+    fn a_rolling_sequence_is_bound_and_has_five_ports_unless_it_says_otherwise() {
+        for (more, length, is_bound) in
+            [("", 5, true), ("length = 8\nbound-to-source = false\n", 8, false), ("length = 32\n", 32, true)]
+        {
+            let config = Config::parse(&format!("{ROLLING}{more}")).unwrap();
+            let sequence = &config.gates()[&"bastion".parse().unwrap()].sequences[&"ssh".parse().unwrap()];
+            let Ports::Rolling(ports) = &sequence.ports else { panic!("it rolls") };
+            assert_eq!((ports.length, ports.bound_to_source), (length, is_bound));
+            assert_eq!(ports.range.to_string(), "20000-29999/tcp");
+        }
+    }
+
+    #[test]
+    fn every_mistake_of_a_rolling_sequence_is_named_without_its_key() {
+        for (from, to, line, says) in [
+            (
+                "rolling = \"20000-29999\"\n",
+                "",
+                5,
+                "sequence ssh needs steps, or a range (rolling) and a key",
+            ),
+            ("\nkey = ", "\nlength = 5 # ", 5, "sequence ssh needs steps, or a range (rolling) and a key"),
+            ("rolling = \"20000-29999\"", "steps = [\"7000\"]", 5, "sequence ssh has steps"),
+            ("rolling = ", "steps = [\"7000\"]\nrolling = ", 5, "sequence ssh has steps"),
+            ("20000-29999", "29999-20000", 6, "the last port of a range"),
+            ("20000-29999", "20000-20003", 5, "no more ports than its range"),
+            ("\nkey = ", "\nlength = 33\nkey = ", 5, "a rolling sequence has 1 to 32 ports"),
+            ("\nkey = ", "\nlength = 0\nkey = ", 5, "a rolling sequence has 1 to 32 ports"),
+            ("key = \"", "key = \"x", 7, "a sequence key is 32 bytes"),
+            ("key = \"ABEiM0RV", "key = 5 # ", 7, "expected a string"),
+            ("\nkey = ", "\nsecret = ", 7, "unknown field `secret`"),
+        ] {
+            let bad = ROLLING.replacen(from, to, 1);
+            assert_ne!(bad, ROLLING, "{from} is not in the example");
+            let error = Config::parse(&bad).err().unwrap_or_else(|| panic!("accepted:\n{bad}"));
+            assert!(error.message.contains(says), "{error}\n{bad}");
+            assert_eq!(error.line, line, "{error}\n{bad}");
+            assert!(!error.message.contains("ABEiM0R"), "an error repeats a key: {error}");
+        }
     }
 }

@@ -5,8 +5,11 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use postern_proto::WallTime;
+use postern_proto::keys::SequenceKey;
+use postern_proto::sequence::Rolling;
 use serde_json::json;
 
 use crate::gate::ClosedPort;
@@ -124,6 +127,69 @@ fn a_sequence_goes_to_every_address_of_its_gate() {
     assert_eq!(printed.stdout, format!("{step} {step}\n"));
     untouched(&v4);
     untouched(&v6);
+}
+
+#[test]
+fn the_steps_of_a_rolling_sequence_are_those_of_the_moment() {
+    let key = SequenceKey::from_bytes([0x77; 32]);
+    let text = key.to_text();
+    let (socket, step) = udp("127.0.0.1");
+    let port = step.trim_end_matches(":udp");
+    let home = Home::with_text(&format!(
+        "[gates.bastion]\naddresses = [\"127.0.0.1\"]\n\
+         sequences.mine = {{ rolling = \"20000-29999\", key = \"{0}\" }}\n\
+         sequences.ours = {{ rolling = \"20000-29999/udp\", key = \"{0}\", length = 3, bound-to-source = false }}\n\
+         sequences.one = {{ rolling = \"{port}-{port}/udp\", key = \"{0}\", length = 1 }}\n",
+        *text
+    ));
+    let source = "192.0.2.7".parse().unwrap();
+    let printed = |args: &[&str]| {
+        let line = [&["sequence", "bastion"], args, &["--print"]].concat();
+        run(&mut home.postern(&line)).expect(0)
+    };
+    for (args, range, length, is_bound, later) in [
+        (&["mine", "--source", "192.0.2.7"][..], "20000-29999", 5, true, 0),
+        (&["mine", "--source", "192.0.2.7", "--next"], "20000-29999", 5, true, 1),
+        (&["ours"], "20000-29999/udp", 3, false, 0),
+        (&["ours", "--next"], "20000-29999/udp", 3, false, 1),
+    ] {
+        let rolling = Rolling::new(&key, range.parse().unwrap(), length, is_bound).unwrap();
+        let (outcome, epoch, json) = loop {
+            let epoch = WallTime::from(SystemTime::now()).epoch();
+            let (outcome, json) = (printed(args), printed(&[args, &["--json"]].concat()));
+            if WallTime::from(SystemTime::now()).epoch() == epoch {
+                break (outcome, if later == 0 { epoch } else { epoch.next() }, json);
+            }
+        };
+        let steps = rolling.steps(epoch, source);
+        assert_eq!(outcome.stdout, steps.to_string().replace(',', " ") + "\n", "{args:?}");
+        assert!(outcome.stderr.starts_with("postern: good once, if begun within "), "{}", outcome.stderr);
+        let (stderr, json) = (json.stderr.clone(), json.json());
+        assert_eq!((json["steps"].clone(), stderr.as_str()), (json!(steps), ""));
+        let good = json["good_for_seconds"].as_u64().unwrap() - later * 30;
+        assert!((29..60).contains(&good), "{good} s");
+    }
+    let sent = run(&mut home.postern(&["sequence", "bastion", "one", "--json"])).expect(0);
+    touched(&socket);
+    assert_eq!(
+        (sent.json()["steps"].clone(), sent.json()["addresses"].clone()),
+        (json!(null), json!(["127.0.0.1"]))
+    );
+    let told = run(&mut home.postern(&["sequence", "bastion", "one"])).expect(0);
+    touched(&socket);
+    assert_eq!(told.stdout, "sent 1 step to 127.0.0.1\n");
+
+    for (args, says) in [
+        (&["bastion", "mine", "--print"][..], "say with --source from which address"),
+        (&["bastion", "ours", "--source", "192.0.2.7"], "--source is for a rolling sequence that is bound"),
+        (&["bastion", "one", "-6", "--source", "192.0.2.7"], "is an IPv4 address: leave the other out"),
+        (&["bastion", "one", "--source", "127.0.0.1"], "a unicast IP address"),
+        (&["127.0.0.1", &step, "--next"], "--source and --next are for a rolling sequence"),
+    ] {
+        let outcome = run(&mut home.postern(&[&["sequence"], args].concat())).expect(2);
+        assert!(outcome.stderr.contains(says) && !outcome.stderr.contains(&*text), "{}", outcome.stderr);
+    }
+    untouched(&socket);
 }
 
 #[test]

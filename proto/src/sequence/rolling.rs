@@ -63,6 +63,9 @@ pub struct Use {
 }
 
 impl Rolling {
+    /// Ports of a sequence, unless gate and client agree on another number: of 10,000 ports, as good as 65 bits.
+    pub const LENGTH: usize = 5;
+
     /// The sequences of `length` different ports of `range` that this key gives. `bound`: each source has its own;
     /// without it a client need not know the address that the gate sees, and each epoch is good for one client only.
     ///

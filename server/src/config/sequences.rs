@@ -22,8 +22,8 @@ use crate::front::filter::Touch;
 use crate::front::sequences::{Ports, SequenceSettings};
 use crate::warden::roll::Member;
 
-/// Ports of a rolling sequence, unless it says otherwise: of 10,000 ports, as good as 65 bits.
-const ROLLING_LENGTH: usize = 5;
+/// Ports of a rolling sequence, unless it says otherwise.
+const ROLLING_LENGTH: usize = Rolling::LENGTH;
 
 /// `[sequences.NAME]`.
 #[derive(Deserialize)]
