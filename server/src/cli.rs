@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use postern_proto::profile::Host;
-use postern_proto::sequence::Steps;
+use postern_proto::sequence::{PortRange, Rolling, Steps};
 use postern_proto::{ClientName, Port, ServiceName, WallTime, Window};
 
 use crate::commands::sequence;
@@ -163,6 +163,15 @@ pub(crate) enum SequenceCommand {
         /// How many sequences
         #[arg(long, value_name = "N", default_value_t = 1)]
         count: u32,
+        /// Draw one that rolls instead: a key and a range of ports, as lines for posternd.toml and for its clients
+        #[arg(long, conflicts_with_all = ["steps", "count"])]
+        rolling: bool,
+        /// How many ports it has, 1 to 32
+        #[arg(long, value_name = "N", requires = "rolling", default_value_t = Rolling::LENGTH)]
+        length: usize,
+        /// The range [default: 10,000 ports in a row, or 1,000, that no service is known by and that nothing uses]
+        #[arg(long, requires = "rolling")]
+        range: Option<PortRange>,
     },
 }
 

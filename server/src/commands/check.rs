@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 
+use super::ports;
 use crate::config::Config;
 use crate::front::capture::Opened;
 use crate::front::store::{self, Condition};
@@ -62,6 +63,7 @@ async fn look(config: &Config, firewall: &Firewall) -> anyhow::Result<()> {
             Err(error) => problem(error.to_string()),
         }
     }
+    warn_of_listeners(config);
     let folder = config.store();
     let file = store::path_in(&folder).display().to_string();
     match store::examine(&folder) {
@@ -82,4 +84,25 @@ async fn look(config: &Config, firewall: &Firewall) -> anyhow::Result<()> {
         bail!("{problems} problem(s): the gate would not start");
     }
     Ok(())
+}
+
+/// Says what listens where rolling sequences take their ports from.
+fn warn_of_listeners(config: &Config) {
+    for (name, sequence) in &config.sequences {
+        let Some(range) = sequence.range() else { continue };
+        match ports::heard_in(range) {
+            Ok(heard) if heard.is_empty() => {}
+            Ok(heard) => {
+                let heard: Vec<_> = heard.iter().map(ToString::to_string).collect();
+                println!(
+                    "warning: sequence {name}: something listens on {}, in its range {range}: whoever goes there spoils \
+                     what he has begun of the sequence; choose another range",
+                    heard.join(", ")
+                );
+            }
+            Err(error) => {
+                println!("warning: sequence {name}: cannot tell what listens in its range: {error:#}");
+            }
+        }
+    }
 }

@@ -1,12 +1,14 @@
-//! Random ports that nothing else is known or heard by.
+//! Random ports that nothing else is known or heard by; and what is heard.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::num::NonZeroU16;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use postern_proto::Port;
+use postern_proto::sequence::PortRange;
 
 use super::random;
 
@@ -16,6 +18,10 @@ pub(crate) const DRAWN: Range<u16> = 10_000..32_768;
 const SERVICES: &str = "/etc/services";
 /// The sockets of this host, whatever their state.
 const SOCKETS: [&str; 4] = ["tcp", "tcp6", "udp", "udp6"];
+/// The states of a socket that anybody reaches: one of TCP that listens, one of UDP that is not connected.
+const HEARING: [u8; 2] = [0x0a, 0x07];
+/// How many ports a drawn row has: as many as there can be.
+const ROWS: [u16; 2] = [10_000, 1_000];
 
 /// The ports that services are known by; none where there is no such file.
 pub(crate) fn known() -> anyhow::Result<BTreeSet<u16>> {
@@ -26,9 +32,21 @@ pub(crate) fn known() -> anyhow::Result<BTreeSet<u16>> {
 pub(crate) fn in_use() -> anyhow::Result<BTreeSet<u16>> {
     let mut ports = BTreeSet::new();
     for kind in SOCKETS {
-        ports.extend(bound(&read(&format!("/proc/thread-self/net/{kind}"))?)?);
+        ports.extend(bound(&sockets(kind)?)?.into_iter().map(|(port, _)| port));
     }
     Ok(ports)
+}
+
+/// The ports of a range on which something listens, at whatever address.
+pub(crate) fn heard_in(range: PortRange) -> anyhow::Result<BTreeSet<Port>> {
+    let protocol = range.protocol();
+    let mut heard = BTreeSet::new();
+    for kind in [protocol.as_str().to_owned(), format!("{}6", protocol.as_str())] {
+        let hearing = bound(&sockets(&kind)?)?.into_iter().filter(|(_, state)| HEARING.contains(state));
+        let ports = hearing.filter_map(|(port, _)| Some(Port { protocol, number: NonZeroU16::new(port)? }));
+        heard.extend(ports.filter(|&port| range.contains(port)));
+    }
+    Ok(heard)
 }
 
 /// The ports to draw from that are not taken.
@@ -43,6 +61,28 @@ pub(crate) fn draw(free: &mut Vec<NonZeroU16>) -> anyhow::Result<NonZeroU16> {
     let index =
         drawn.with_context(|| format!("no port is free from {} to {}", DRAWN.start, DRAWN.end - 1))?;
     Ok(free.swap_remove(usize::try_from(index)?))
+}
+
+/// Draws ports in a row of which none is taken: of the longest rows that there are, one at random.
+pub(crate) fn draw_row(taken: &BTreeSet<u16>) -> anyhow::Result<RangeInclusive<NonZeroU16>> {
+    for length in ROWS {
+        let last = |first: NonZeroU16| first.saturating_add(length - 1);
+        let is_free = |first: &NonZeroU16| {
+            last(*first).get() < DRAWN.end && taken.range(first.get()..=last(*first).get()).next().is_none()
+        };
+        let firsts = DRAWN.step_by(length.into()).filter_map(NonZeroU16::new);
+        let mut free: Vec<_> = firsts.filter(is_free).collect();
+        if !free.is_empty() {
+            let first = draw(&mut free)?;
+            return Ok(first..=last(first));
+        }
+    }
+    bail!("no {} ports in a row are free: choose a range with --range", ROWS[1])
+}
+
+/// The kernel's list of one kind of sockets.
+fn sockets(kind: &str) -> anyhow::Result<String> {
+    read(&format!("/proc/thread-self/net/{kind}"))
 }
 
 /// A file's text; none when it is not there, as without IPv6.
@@ -60,11 +100,14 @@ fn services(text: &str) -> BTreeSet<u16> {
     text.lines().filter_map(port).collect()
 }
 
-/// The local ports in a file like `/proc/net/tcp`: `0: 0100007F:1F90 ...`, under a line of titles.
-fn bound(text: &str) -> io::Result<BTreeSet<u16>> {
+/// The local ports in a file like `/proc/net/tcp`, with the states of their sockets: `0: 0100007F:1F90 00000000:0000 0A ...`,
+/// under a line of titles.
+fn bound(text: &str) -> io::Result<Vec<(u16, u8)>> {
     let port = |line: &str| {
-        let local = line.split_whitespace().nth(1)?;
-        u16::from_str_radix(local.rsplit(':').next()?, 16).ok()
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, state) = (fields.next()?, fields.nth(1)?);
+        let port = u16::from_str_radix(local.rsplit(':').next()?, 16).ok()?;
+        Some((port, u8::from_str_radix(state, 16).ok()?))
     };
     let unread = |line: &str| io::Error::other(format!("the kernel's list of sockets has the line {line:?}"));
     text.lines().skip(1).map(|line| port(line).ok_or_else(|| unread(line))).collect()
@@ -72,7 +115,9 @@ fn bound(text: &str) -> io::Result<BTreeSet<u16>> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use postern_proto::Protocol;
 
     use super::*;
 
@@ -92,6 +137,37 @@ mod tests {
             }
         }
         assert!(bound("titles\n what is this").is_err());
+    }
+
+    #[test]
+    fn what_listens_is_heard_and_what_only_connects_is_not() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (tcp, udp) = (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
+            let outgoing = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+            for (protocol, at, is_heard) in [
+                (Protocol::Tcp, tcp.local_addr().unwrap(), true),
+                (Protocol::Udp, udp.local_addr().unwrap(), true),
+                (Protocol::Tcp, outgoing.local_addr().unwrap(), false),
+            ] {
+                let number = NonZeroU16::new(at.port()).unwrap();
+                let heard = heard_in(PortRange::new(protocol, number..=number).unwrap()).unwrap();
+                assert_eq!(heard.contains(&Port { protocol, number }), is_heard, "{at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_drawn_of_which_nothing_is_taken() {
+        let row = |taken: &[u16]| {
+            let row = draw_row(&taken.iter().copied().collect()).map(RangeInclusive::into_inner);
+            row.map(|(first, last)| (first.get(), last.get())).map_err(|error| error.to_string())
+        };
+        assert_eq!(row(&[10_050]), Ok((20_000, 29_999)));
+        assert_eq!(row(&[29_999]), Ok((10_000, 19_999)));
+        let thousands: Vec<u16> =
+            (10..32).filter(|&thousand| thousand != 17).map(|t| t * 1000 + 500).collect();
+        assert_eq!(row(&thousands), Ok((17_000, 17_999)));
+        assert!(row(&[&thousands[..], &[17_000]].concat()).unwrap_err().contains("--range"));
     }
 
     #[test]

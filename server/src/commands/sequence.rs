@@ -1,26 +1,69 @@
-//! `posternd sequence new`: sequences that nobody has used yet.
+//! `posternd sequence new`: sequences that nobody has used yet, and, with `--rolling`, the key of one that is never the
+//! same.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::iter::repeat_with;
 use std::num::NonZeroU16;
 
-use anyhow::Context;
-use postern_proto::sequence::Steps;
+use anyhow::{Context, bail};
+use postern_proto::keys::SequenceKey;
+use postern_proto::sequence::{PortRange, Rolling, Steps};
 use postern_proto::{Port, Protocol};
 
-use super::ports;
+use super::{ports, random};
 use crate::cli::SequenceCommand;
 
 pub(crate) fn run(command: &SequenceCommand) -> anyhow::Result<()> {
-    let SequenceCommand::New { steps, count } = command;
-    let mut taken = ports::known()?;
-    taken.extend(ports::in_use()?);
-    let free = ports::free(&taken);
+    let SequenceCommand::New { steps, count, rolling, length, range } = command;
+    if *rolling {
+        return roll(*length, *range);
+    }
+    let free = ports::free(&taken()?);
     for _ in 0..*count {
         let sequence = draw(*steps, &free)?;
         writeln!(io::stdout(), "{sequence}").context("cannot print the sequence")?;
     }
     Ok(())
+}
+
+/// The ports that services are known by, or that something uses here.
+fn taken() -> anyhow::Result<BTreeSet<u16>> {
+    let mut taken = ports::known()?;
+    taken.extend(ports::in_use()?);
+    Ok(taken)
+}
+
+/// Prints a new key and a range, as both sides read them. The key is a secret: nothing else says it.
+fn roll(length: usize, range: Option<PortRange>) -> anyhow::Result<()> {
+    let range = if let Some(range) = range {
+        range
+    } else {
+        PortRange::new(Protocol::Tcp, ports::draw_row(&taken()?)?)?
+    };
+    if let Some(port) = ports::heard_in(range)?.first() {
+        bail!("something listens on {port}, in the range {range}: choose another");
+    }
+    let key = SequenceKey::from_bytes(random()?);
+    // Whatever a gate would refuse is refused here.
+    Rolling::new(&key, range, length, true)?;
+    let text = key.to_text();
+    let common = |out: &mut io::StdoutLock<'_>| {
+        writeln!(out, "rolling = \"{range}\"\nkey = \"{}\"\nlength = {length}", *text)
+    };
+    let print = || {
+        let mut out = io::stdout().lock();
+        writeln!(out, "# For posternd.toml, mode 0600; NAME, and what it opens, are yours to choose.")?;
+        writeln!(out, "# Behind address translation, clients need bound-to-source = false, here and below.")?;
+        writeln!(out, "[sequences.NAME]")?;
+        common(&mut out)?;
+        writeln!(out, "services = [\"ssh\"]\n")?;
+        writeln!(out, "# For the config.toml of its clients, mode 0600; GATE is what they call this gate.")?;
+        writeln!(out, "[gates.GATE.sequences.NAME]")?;
+        common(&mut out)?;
+        writeln!(out, "opens = [\"22/tcp\"]")
+    };
+    print().context("cannot print the sequence")
 }
 
 /// Two ports are always in the order of a scan, up or down.
@@ -46,8 +89,6 @@ fn draw(steps: usize, free: &[NonZeroU16]) -> anyhow::Result<Steps> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]

@@ -141,6 +141,11 @@ impl SequenceConfig {
         self.strays != Strays::Unlimited
     }
 
+    /// Where its ports come from, if it rolls.
+    pub(crate) const fn range(&self) -> Option<PortRange> {
+        self.rolling
+    }
+
     fn has(&self, port: Port) -> bool {
         self.steps.iter().chain(&self.unused).any(|steps| steps.as_slice().contains(&port))
             || self.rolling.is_some_and(|range| range.contains(port))
