@@ -18,6 +18,7 @@ mod healing;
 mod interfaces;
 mod kill_rounds;
 mod killed;
+mod knockd_conf;
 mod landlock;
 mod neighbours;
 mod one_time;
