@@ -26,6 +26,7 @@ mod power_cut;
 mod recent;
 mod reload;
 mod replay;
+mod sequences;
 mod sequences_client;
 mod silence;
 mod state;

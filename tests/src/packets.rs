@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, bind, ipproto, sendto, socket_with};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 use crate::netns::{Family, Host};
 
@@ -16,6 +17,16 @@ pub enum Segment {
     Syn,
     /// One out of the middle.
     Ack,
+}
+
+/// Has what this thread sends from here on leave on one CPU: it arrives in the order in which it was sent.
+///
+/// # Errors
+/// When the kernel does not let it.
+pub fn stay_on_one_cpu() -> Result<()> {
+    let mut only = CpuSet::new();
+    only.set(sched_getcpu());
+    Ok(sched_setaffinity(None, &only)?)
 }
 
 /// Sends packets from a host, in the name of whomever.

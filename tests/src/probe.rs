@@ -86,6 +86,20 @@ pub fn progress(socket: &OwnedFd) -> io::Result<Seen> {
     }
 }
 
+/// To how many of a host's addresses a port is open: all of them try at once.
+///
+/// # Errors
+/// When the probe itself fails.
+pub fn open_to(from: &Host, addresses: &[IpAddr], to: SocketAddr) -> Result<usize> {
+    let dial = || addresses.iter().map(|&address| syn(Some(address), to)).collect::<io::Result<Vec<_>>>();
+    let (dialled, sockets) = (Instant::now(), from.enter(dial)??);
+    wait_for("an answer to everybody, or none", LONG, || {
+        let seen = sockets.iter().map(progress).collect::<io::Result<Vec<_>>>()?;
+        let open = seen.iter().filter(|seen| **seen == Seen::Open).count();
+        Ok((open == addresses.len() || dialled.elapsed() > PATIENCE).then_some(open))
+    })
+}
+
 /// Sends SYNs until one is answered, and gives how long after `since` that one was sent; `None` when none is answered for
 /// `limit`. A dropped SYN is sent again only after a second, so each attempt is a socket of its own, and stays open while
 /// later ones are under way. To be called on the host itself.
