@@ -35,14 +35,14 @@ const RUN: &str = "mount --bind \"$1\" /usr/games && mount -t tmpfs -o ro none /
     FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1 \"$@\"";
 
 /// The clock of a gate.
-struct Clock {
+pub(crate) struct Clock {
     file: PathBuf,
     off: i64,
 }
 
 impl Clock {
     /// A clock that is right.
-    fn of(gate: &Gate) -> Result<Self> {
+    pub(crate) fn of(gate: &Gate) -> Result<Self> {
         let folder = gate.state().join("front");
         // The supervisor is root without root's capabilities, and the clock is its too.
         DirBuilder::new().recursive(true).mode(0o711).create(&folder)?;
@@ -52,7 +52,7 @@ impl Clock {
     }
 
     /// Sets it so many seconds off the right time.
-    fn set(&mut self, off: i64) -> Result<()> {
+    pub(crate) fn set(&mut self, off: i64) -> Result<()> {
         // At no moment is half of it there.
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{off:+}\n"))?;
@@ -62,14 +62,14 @@ impl Clock {
     }
 
     /// What it shows now.
-    fn read(&self) -> WallTime {
+    pub(crate) fn read(&self) -> WallTime {
         let off = Duration::from_secs(self.off.unsigned_abs());
         if self.off < 0 { now().before(off) } else { now().after(off) }
     }
 }
 
 /// What starts a gate by its clock.
-fn command(gate: &Gate, arguments: &[&str]) -> Result<Command> {
+pub(crate) fn command(gate: &Gate, arguments: &[&str]) -> Result<Command> {
     let mut command = gate.host().command("sh");
     command.args(["-c", RUN, "sh"]).arg(gate.state()).arg(programs::directory()?.join("posternd"));
     command.arg("--config").arg(gate.config()).args(["run", "--log-format", "json"]).args(arguments);

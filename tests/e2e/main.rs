@@ -26,6 +26,7 @@ mod power_cut;
 mod recent;
 mod reload;
 mod replay;
+mod rolling;
 mod sequences;
 mod sequences_client;
 mod silence;
