@@ -284,7 +284,7 @@ fn what_cannot_be_is_refused_by_name() -> Result<()> {
     for (from, to, says) in [
         ("20000-29999/tcp", "20-29/tcp", "22/tcp is guarded, for service ssh; choose another"),
         ("20000-29999/tcp", "62000-62999/udp", "62201/udp is a knock port of this gate; choose another"),
-        ("rolling = ", "steps = [\"7000\"]\nrolling = ", "and is rolling: choose one"),
+        ("rolling = ", "steps = [\"7000\"]\nrolling = ", "always the same"),
         ("20000-29999", "20000-20003", "no more ports than its range"),
         ("bound-to-source", "length = 33\nbound-to-source", "1 to 32 ports"),
         ("key = \"", "key = \"x", "a sequence key is 32 bytes"),
