@@ -95,7 +95,7 @@ impl Attempt {
             self.taken.push(*packet);
             return Some(self.taken.len() == self.steps.len());
         }
-        if is_new && !again(&self.strays) {
+        if (is_new || matches) && !again(&self.strays) {
             self.strays.push(*packet);
         }
         match door.strays {

@@ -116,6 +116,13 @@ pub(crate) enum Command {
     /// What `run` starts to run the commands of services
     #[command(hide = true)]
     Runner,
+    /// What the runner starts to become one of them
+    #[command(hide = true)]
+    Launch {
+        runner: i32,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        argv: Vec<String>,
+    },
 }
 
 #[derive(Args)]

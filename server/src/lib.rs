@@ -55,6 +55,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Front => front::process::main(),
         Command::Warden => warden::process::main(),
         Command::Runner => runner::process::main(),
+        Command::Launch { runner, argv } => runner::command::main(*runner, argv),
         Command::Check { privileges: false } => commands::check::run(path, knockd),
         Command::Check { privileges: true } => commands::privileges::run(path, knockd),
         Command::Init { address } => commands::init::run(path, address),

@@ -227,6 +227,11 @@ impl Assembly {
                 self.descriptors.extend(descriptors);
             }
         }
+        // They come with the last packet: who sends others piles them up here.
+        if self.descriptors.len() > DESCRIPTORS || (!self.descriptors.is_empty() && packet[1] != 0) {
+            *self = Self::default();
+            return Err(invalid("descriptors that no message has"));
+        }
         // An empty packet looks like the end of the link, which nobody is to feign.
         if received.bytes == 0 && is_closed(socket)? {
             return Ok(Progress::Closed);

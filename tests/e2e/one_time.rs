@@ -62,7 +62,7 @@ fn lists(world: &World) -> Result<PathBuf> {
 }
 
 fn opens(world: &World, line: &str) -> Result<()> {
-    grants(&world.gate, || touch(world, line))?;
+    grants(&world.gate, || touch(world, line)).inspect_err(|_| for l in world.gate.log().unwrap_or_default() { eprintln!("{l}"); }).context(line.to_owned())?;
     wait_to_see(&world.home, world.gate.at(V4, SSH), Seen::Open)?;
     wait_to_see(&world.home, world.gate.at(V4, SSH), Seen::Nothing)
 }
@@ -71,7 +71,7 @@ fn opens(world: &World, line: &str) -> Result<()> {
 fn opens_nothing(world: &World, line: &str) -> Result<()> {
     let before = world.gate.events("granted")?.len();
     touch(world, line)?;
-    grants(&world.gate, || world.gate.knock(&world.stranger, &world.alice, V4, &[]))?;
+    grants(&world.gate, || world.gate.knock(&world.stranger, &world.alice, V4, &[])).inspect_err(|_| for l in world.gate.log().unwrap_or_default() { eprintln!("{l}"); })?;
     let after = world.gate.events("granted")?;
     let other = after[before..].iter().find(|event| event["client"] == "legacy");
     ensure!(other.is_none(), "{line} opened again: {other:?}");

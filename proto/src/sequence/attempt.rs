@@ -96,7 +96,9 @@ impl Attempt {
     fn touch(&mut self, steps: &[Port], port: Port, known: Fingerprint) -> Progress {
         let taken = usize::from(self.taken);
         let mut last = taken.saturating_sub(STEPS_KNOWN)..taken;
-        if known.is_some() && last.any(|n| steps[n] == port && self.steps_known[n % STEPS_KNOWN] == known) {
+        if known.is_some()
+            && last.any(|n| steps.get(n) == Some(&port) && self.steps_known[n % STEPS_KNOWN] == known)
+        {
             return Progress::Stays;
         }
         if steps.get(taken) != Some(&port) {

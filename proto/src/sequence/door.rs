@@ -69,7 +69,8 @@ impl Door {
         };
         match self.sequence.has(packet.port) {
             true if flags_match => Reading::Own,
-            false if packet.is_new() => Reading::Stray,
+            // What would be a step at another port is a stray here: a scan by packets that begin nothing is one too.
+            false if packet.is_new() || flags_match => Reading::Stray,
             _ => Reading::Ignored,
         }
     }

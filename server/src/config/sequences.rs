@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,6 +68,13 @@ impl SequenceConfig {
         Ok(())
     }
 
+    /// Forgets a sequence of its file that was used.
+    pub(crate) fn spend(&mut self, used: &Steps) {
+        if let Some(at) = self.unused.iter().position(|steps| steps == used) {
+            self.unused.remove(at);
+        }
+    }
+
     /// The file of one-time sequences.
     pub(crate) fn one_time(&self) -> Option<&Path> {
         self.one_time.as_deref()
@@ -101,6 +109,7 @@ impl SequenceConfig {
             id: id_of(name),
             services: self.services.clone(),
             max_leases: self.max_leases.unwrap_or(ClientEntry::DEFAULT_MAX_LEASES),
+            sources: self.sources.clone(),
             ports,
             timeout: self.timeout.map_or(Door::TIMEOUT, Window::duration),
             flags: self.flags,
@@ -133,7 +142,10 @@ impl SequenceConfig {
             let (first, last) = range.numbers().into_inner();
             touch(range.protocol(), first, last)
         });
-        fixed.chain(rolling).collect()
+        // Strays have the same flags as steps: a scan by other packets than SYNs is one too.
+        let strays = self.counts_strays().then(|| touch(Protocol::Tcp, NonZeroU16::MIN, NonZeroU16::MAX));
+        let strays = strays.filter(|strays| !strays.begins_connections());
+        fixed.chain(rolling).chain(strays).collect()
     }
 
     /// Whether everything that begins a connection is to be seen.

@@ -17,6 +17,7 @@
 //!
 //! A load past the end of a frame ends the kernel's program with a drop, so no offset here can be made to lie.
 
+use std::collections::HashSet;
 use std::num::NonZeroU16;
 
 use postern_proto::{KNOCK_LEN, Protocol};
@@ -36,13 +37,21 @@ pub(crate) struct Sought {
 }
 
 /// Packets to a range of ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Touch {
     pub(crate) protocol: Protocol,
     /// The first port and the last.
     pub(crate) ports: (NonZeroU16, NonZeroU16),
     /// Flags of a TCP segment that must be set, and that must be clear.
     pub(crate) flags: (u8, u8),
+}
+
+impl Touch {
+    /// Whether its flags are those of beginnings of connections only: SYN, and no ACK.
+    pub(crate) const fn begins_connections(self) -> bool {
+        let (set, clear) = self.flags;
+        set & 0x02 != 0 && clear & 0x10 != 0
+    }
 }
 
 /// Touches that are told apart, at the most; more are taken together, for a small program (see its test).
@@ -68,6 +77,10 @@ pub(super) fn expression(link: Link, sought: &Sought) -> String {
         seen.push(format!("(ip6[6] = 6 and ip6[53] {BEGINS})"));
     }
     seen.extend(together(steps).into_iter().map(touch));
+    if seen.is_empty() {
+        // One-time sequences, and none is left: no packet is as short.
+        seen.push("less 1".to_owned());
+    }
     let seen = format!("({})", seen.join(" or "));
     match link {
         // Each `vlan` moves the offsets of all that follows it by one tag.
@@ -78,12 +91,8 @@ pub(super) fn expression(link: Link, sought: &Sought) -> String {
 
 /// Few touches that cover these.
 fn together(steps: &[Touch]) -> Vec<Touch> {
-    let mut distinct: Vec<Touch> = Vec::new();
-    for step in steps {
-        if !distinct.contains(step) {
-            distinct.push(*step);
-        }
-    }
+    let mut known = HashSet::new();
+    let distinct: Vec<Touch> = steps.iter().copied().filter(|step| known.insert(*step)).collect();
     if distinct.len() <= TOUCHES {
         return distinct;
     }
@@ -289,6 +298,9 @@ mod tests {
         let program = compile(Link::Ethernet, &Sought { steps, ..ports(&[]) });
         assert!(!program.filter(&Craft::default().frame(Link::Ethernet)));
         assert!(program.filter(&Craft { port: 7000, ..Craft::default() }.frame(Link::Ethernet)));
+        for link in LINKS {
+            assert!(!compile(link, &Sought::default()).filter(&Craft::default().frame(link)), "{link:?}");
+        }
     }
 
     #[test]

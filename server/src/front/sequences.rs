@@ -4,10 +4,12 @@
 //! Frame ──▶ Matcher ──▶ Completion ──▶ Gate::complete ──▶ Unrecorded, as for a knock
 //! ```
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use postern_proto::keys::SequenceKey;
 use postern_proto::sequence::{
     self, Door, Matcher, MatcherError, Packet, PortRange, Rolling, RollingError, Sequence, Steps, Strays,
@@ -28,6 +30,8 @@ pub(crate) struct SequenceSettings {
     pub(crate) id: ClientId,
     pub(crate) services: Vec<ServiceName>,
     pub(crate) max_leases: u32,
+    /// Networks that it lets in; any when empty.
+    pub(crate) sources: Vec<IpNet>,
     pub(crate) ports: Ports,
     pub(crate) timeout: Duration,
     pub(crate) flags: TcpFlags,
@@ -47,6 +51,11 @@ pub(crate) enum Ports {
 }
 
 impl SequenceSettings {
+    /// Whether it lets this address in.
+    pub(crate) fn admits(&self, source: IpAddr) -> bool {
+        self.sources.is_empty() || self.sources.iter().any(|network| network.contains(&source))
+    }
+
     /// The door, as the matcher has it.
     ///
     /// # Errors
@@ -77,6 +86,33 @@ pub(crate) enum SequencesError {
 pub(crate) struct Sequences {
     matcher: Matcher,
     settings: Vec<SequenceSettings>,
+    copies: Copies,
+}
+
+/// The last datagrams. A capture of every interface shows what comes in through a bridge, or a VLAN, twice: unlike a
+/// segment of TCP, a copy of a datagram cannot be told from another one but by its coming at once.
+#[derive(Default)]
+struct Copies {
+    last: VecDeque<(Packet, BootTime)>,
+}
+
+/// How many datagrams are known again, and for how long: copies come one behind the other.
+const COPIES_KNOWN: usize = 16;
+const COPIES_FOR: Duration = Duration::from_millis(10);
+
+impl Copies {
+    /// Whether this datagram was here a moment ago; it is known from now on.
+    fn has(&mut self, now: Now, packet: &Packet) -> bool {
+        if packet.port.protocol == Protocol::Tcp {
+            return false;
+        }
+        let is_copy = self.last.iter().any(|(last, at)| last == packet && now.boot.since(*at) <= COPIES_FOR);
+        if !is_copy {
+            self.last.truncate(COPIES_KNOWN - 1);
+            self.last.push_front((*packet, now.boot));
+        }
+        is_copy
+    }
 }
 
 /// A sequence that a source has been through.
@@ -106,7 +142,7 @@ impl Sequences {
             sequence.door().map_err(|cause| SequencesError::Rolling { name: sequence.name.clone(), cause })
         };
         let doors = settings.iter().map(door).collect::<Result<_, _>>()?;
-        Ok(Self { matcher: Matcher::new(doors, Matcher::SLOTS, key)?, settings })
+        Ok(Self { matcher: Matcher::new(doors, Matcher::SLOTS, key)?, settings, copies: Copies::default() })
     }
 
     /// Whether there are any.
@@ -122,8 +158,18 @@ impl Sequences {
     /// Takes a packet; gives what it completes.
     pub(crate) fn advance(&mut self, now: Now, frame: &Frame<'_>) -> Vec<Completion<'_>> {
         let Some(packet) = packet(frame) else { return Vec::new() };
+        if self.copies.has(now, &packet) {
+            return Vec::new();
+        }
         let completed = self.matcher.advance(at(now), &packet);
-        let spent: Vec<_> = completed.iter().map(|done| self.spend(done.door)).collect();
+        // Who is not let in spends nothing.
+        let spends = |done: &sequence::Completed| self.settings[done.door].admits(packet.source);
+        let spends: Vec<_> = completed.iter().map(spends).collect();
+        let spent: Vec<_> = completed
+            .iter()
+            .zip(spends)
+            .map(|(done, spends)| if spends { self.spend(done.door) } else { None })
+            .collect();
         let completion = |(done, spent): (sequence::Completed, Option<Spent>)| Completion {
             sequence: &self.settings[done.door],
             source: packet.source,

@@ -9,7 +9,7 @@ const NAME: usize = postern_proto::ServiceName::MAX_LEN;
 /// How long a command may take; knockd does not end any.
 const COMMAND_TIMEOUT: &str = "1m";
 /// Leases of one door at a time; knockd counts none.
-const MAX_LEASES: u32 = 4096;
+const MAX_LEASES: u32 = 1024;
 
 impl KnockdConf {
     /// The doors, in posternd.toml's own terms.
@@ -115,9 +115,9 @@ fn write_commands(text: &mut String, key: &str, commands: &ForFamilies) -> std::
 /// A name as services have them, and none that is taken: knockd's may hold anything.
 fn name(of: &str, taken: &[String]) -> String {
     let fit =
-        |letter: char| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '-' };
+        |letter: char| if letter.is_ascii_alphanumeric() || "-_".contains(letter) { letter } else { '-' };
     let fitted: String = of.chars().map(fit).collect();
-    let fitted = fitted.trim_start_matches(['-', '_', '.']);
+    let fitted = fitted.trim_start_matches(['-', '_']);
     let fitted = if fitted.is_empty() { "door" } else { fitted };
     let cut = |len: usize| fitted[..fitted.len().min(len)].to_owned();
     let numbered = (2..).map(|number: u32| format!("{}-{number}", cut(NAME - 6)));
@@ -134,6 +134,8 @@ mod tests {
         assert_eq!(name("open SSH!", &[]), "open-SSH-");
         assert_eq!(name("--", &[]), "door");
         assert_eq!(name("é", &[]), "door");
+        // A dot would make a table within a table.
+        assert_eq!(name("open.ssh", &[]), "open-ssh");
         assert_eq!(name("a", &["a".to_owned(), "a-2".to_owned()]), "a-3");
         let long = "x".repeat(100);
         assert_eq!(name(&long, &[]).len(), NAME);

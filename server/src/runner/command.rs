@@ -1,13 +1,18 @@
 //! One command: an argument vector, what it is told of the lease, and its end by a deadline. No shell is involved unless
 //! the administrator names one.
+//!
+//! It is started through this program ([`main`]), which has it die with the runner: a command for the beginning that
+//! outlived its runner could come behind the one for the end, which the next runner runs.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use postern_proto::Port;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -42,6 +47,19 @@ impl fmt::Display for Argv {
     }
 }
 
+/// Becomes a command of the runner with this process id, and dies with it.
+///
+/// # Errors
+/// When the runner has died already, or there is no such program.
+pub(crate) fn main(runner: i32, argv: &[String]) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have died before that took effect.
+    ensure!(getppid().map(|parent| parent.as_raw_nonzero().get()) == Some(runner), "the runner is gone");
+    let (program, arguments) = argv.split_first().context("no program is named")?;
+    let error = std::process::Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| program.clone())
+}
+
 /// Why a command did not do what it was to.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CommandError {
@@ -66,8 +84,9 @@ pub(super) async fn run(
     deadline: Duration,
 ) -> Result<(), CommandError> {
     let LeaseKey { client, service, source, from_port } = lease;
-    let mut command = Command::new(&argv.0[0]);
-    command.args(&argv.0[1..]).env_clear().env("PATH", PATH);
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("posternd").arg("launch").arg(std::process::id().to_string()).args(&argv.0);
+    command.env_clear().env("PATH", PATH);
     command.env("POSTERN_CLIENT", client.as_str()).env("POSTERN_SERVICE", service.as_str());
     command.env("POSTERN_ADDRESS", source.to_string());
     let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();

@@ -32,7 +32,7 @@ pub(super) struct Owed {
 }
 
 impl Owed {
-    /// When it is to be run, by the boot clock, read from the disk at `now`.
+    /// When it is to be run, by the boot clock: however late this is read, no later than was meant.
     pub(super) fn due(&self, now: Now) -> BootTime {
         now.boot.after(self.until.since(now.wall).min(self.lasts))
     }

@@ -24,6 +24,7 @@ use tracing::{debug, error, warn};
 use crate::clock::{BootTime, Now};
 use crate::errand::{Errand, LeaseKey};
 use crate::link::Receiver;
+use crate::order::LIVE_LEASES;
 use crate::process::{Line, Report};
 
 pub(crate) mod command;
@@ -75,7 +76,9 @@ struct Runner {
     commands: CommandTable,
     ledger: Ledger,
     leases: HashMap<LeaseKey, Standing>,
-    waiting: VecDeque<Job>,
+    /// Commands that wait: those for an end are run first.
+    closing: VecDeque<Job>,
+    opening: VecDeque<Job>,
     running: JoinSet<Done>,
 }
 
@@ -145,7 +148,8 @@ impl Runner {
         let now = Now::read();
         let standing = |owed: Owed| Standing { due: owed.due(now), owed, phase: Phase::Open, again: None };
         let leases = owed.into_iter().map(|(lease, owed)| (lease, standing(owed))).collect();
-        Ok(Self { commands, ledger, leases, waiting: VecDeque::new(), running: JoinSet::new() })
+        let (closing, opening) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { commands, ledger, leases, closing, opening, running: JoinSet::new() })
     }
 
     /// Runs errands until the line to the supervisor ends; then ends everything that is open.
@@ -216,6 +220,12 @@ impl Runner {
                 Errand::Close(lease) => {
                     if let Some(standing) = self.leases.get_mut(&lease) {
                         (standing.due, standing.again) = (now.boot, None);
+                        // Another runner has it to end as well.
+                        let over = Owed { until: now.wall, lasts: Duration::ZERO, ..standing.owed.clone() };
+                        changed.insert(lease, over);
+                    } else {
+                        // Let in and shut out while nobody looked: nothing was begun.
+                        changed.remove(&lease);
                     }
                 }
                 Errand::Open { lease, until, lasts } => {
@@ -231,7 +241,7 @@ impl Runner {
         let written = self.ledger.write(&changed, []);
         for (lease, owed) in changed {
             match (&written, self.leases.get_mut(&lease)) {
-                // Renewed. Where that could not be written, a crash would end it sooner, and nothing else.
+                // Renewed or shut. Where that could not be written, a crash would end it at another time, and nothing else.
                 (_, Some(standing)) => standing.owed = owed,
                 (Ok(()), None) => self.begin(now, lease, owed),
                 (Err(error), None) => {
@@ -244,14 +254,25 @@ impl Runner {
 
     /// What is owed to a lease that was let in, if that is to be written.
     fn open(&mut self, now: Now, lease: &LeaseKey, until: WallTime, lasts: Duration) -> Option<Owed> {
+        // The warden has said so long ago: it is over.
+        if until <= now.wall {
+            return None;
+        }
+        let is_full = self.leases.len() >= LIVE_LEASES;
         match self.leases.get_mut(lease) {
             Some(standing) if standing.phase == Phase::Closing => {
                 standing.again = Some(Errand::Open { lease: lease.clone(), until, lasts });
                 None
             }
             Some(standing) => {
-                standing.due = now.boot.after(lasts);
-                Some(Owed { until, lasts, ..standing.owed.clone() })
+                let owed = Owed { until, lasts, ..standing.owed.clone() };
+                standing.due = owed.due(now);
+                Some(owed)
+            }
+            None if is_full => {
+                let LeaseKey { client, service, source, .. } = lease;
+                error!(%client, %service, %source, "on-open is not run: {LIVE_LEASES} leases wait for their commands");
+                None
             }
             None => {
                 let commands = self.commands.get(&lease.service)?;
@@ -267,9 +288,9 @@ impl Runner {
         let argv = commands.and_then(|commands| commands.on_open.of(&lease));
         let phase = if argv.is_some() { Phase::Opening } else { Phase::Open };
         if let Some(argv) = argv {
-            self.waiting.push_back(Job::new(When::Open, &lease, argv, &owed));
+            self.opening.push_back(Job::new(When::Open, &lease, argv, &owed));
         }
-        let due = now.boot.after(owed.lasts);
+        let due = owed.due(now);
         self.leases.insert(lease, Standing { owed, due, phase, again: None });
     }
 
@@ -282,7 +303,7 @@ impl Runner {
             }
             standing.phase = Phase::Closing;
             match standing.owed.on_close.clone() {
-                Some(argv) => self.waiting.push_back(Job::new(When::Close, lease, argv, &standing.owed)),
+                Some(argv) => self.closing.push_back(Job::new(When::Close, lease, argv, &standing.owed)),
                 None => over.push(lease.clone()),
             }
         }
@@ -296,8 +317,9 @@ impl Runner {
 
     fn begin_jobs(&mut self) {
         while self.running.len() < AT_ONCE
-            && let Some(Job { lease, when, argv, ports, deadline }) = self.waiting.pop_front()
+            && let Some(job) = self.closing.pop_front().or_else(|| self.opening.pop_front())
         {
+            let Job { lease, when, argv, ports, deadline } = job;
             self.running.spawn_local(async move {
                 let result = command::run(&argv, &lease, &ports, deadline).await;
                 Done { lease, when, result }

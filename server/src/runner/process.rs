@@ -15,7 +15,7 @@ use crate::link::{Message, Receiver};
 use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
 
 /// How long an earlier runner may take to end what it does.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(50);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the runner is told at its start.

@@ -84,7 +84,15 @@ fn share(lock: rustix::io::Result<OwnedFd>, identity: Identity) -> io::Result<()
 /// When it cannot be made.
 pub(super) fn lay_ledger(ledger: &Path) -> anyhow::Result<()> {
     let folder = ledger.parent().unwrap_or(Path::new("/"));
-    make_private(folder).with_context(|| format!("state folder {}", folder.display()))
+    let lay = || {
+        make_private(folder)?;
+        let stat = lstat(folder)?;
+        if stat.st_uid != 0 || stat.st_mode & 0o022 != 0 {
+            bail!("others than root may change it: root runs what stands in it; chown it to root, chmod 700");
+        }
+        Ok(())
+    };
+    lay().with_context(|| format!("state folder {}", folder.display()))
 }
 
 /// How long a gate that was killed may take to be gone from its socket.

@@ -263,11 +263,13 @@ impl Supervisor {
     }
 
     /// Notes in its file that a one-time sequence was used; `false` where it cannot: then nothing opens.
-    fn note_spent(&self, spent: &Spent) -> bool {
+    fn note_spent(&mut self, spent: &Spent) -> bool {
         let Spent { name, steps } = spent;
-        let file = self.config.sequences.get(name).and_then(|sequence| sequence.one_time());
-        let Some(file) = file else { return false };
+        let Some(sequence) = self.config.sequences.get_mut(name) else { return false };
+        let Some(file) = sequence.one_time() else { return false };
         let noted = one_time::spend(file, steps);
+        // The next front is not to take it for unused either.
+        sequence.spend(steps);
         if let Err(error) = &noted {
             error!(sequence = %name, "nothing opens: {error:#}");
         }

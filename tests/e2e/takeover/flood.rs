@@ -169,11 +169,12 @@ fn junk_before_the_last_orders_loses_none() -> Result<()> {
     hostile.link.packet(&[VERSION, 0])?;
     hostile.link.order(&open(alice, "ssh", 60, SETTLER))?;
     gate.signal(Signal::TERM)?;
-    // Of its links, the supervisor has no more than both ends of that between the others: the warden is to end.
+    // Of its links, the supervisor has no more than both ends of those to the warden: of orders, and of reloads. The warden
+    // is to end.
     wait_for("the end of the warden's line", LONG, || {
         let held = descriptors(supervisor)?;
         let links = held.iter().filter(|descriptor| descriptor.kind == Kind::Unix("seqpacket")).count();
-        Ok((links <= 2).then_some(()))
+        Ok((links <= 4).then_some(()))
     })?;
     kill_process(warden, Signal::CONT)?;
     gate.wait_for_events("orders of the front", 1)?;

@@ -240,6 +240,9 @@ impl Gate {
         if !is_usable_source(*source) {
             return refused(Refusal::UnusableSource);
         }
+        if !sequence.admits(*source) {
+            return refused(Refusal::SourceNotAllowed);
+        }
         let record =
             used.map(|used| Record { key: (used.id, used.nonce), at: used.epoch.start(), closes: vec![] });
         if let Some(record) = &record {
