@@ -19,6 +19,7 @@ mod interfaces;
 mod kill_rounds;
 mod killed;
 mod knockd_conf;
+mod knockd_table;
 mod landlock;
 mod neighbours;
 mod one_time;

@@ -58,11 +58,17 @@ impl Sender {
     /// # Errors
     /// When there is no route.
     pub fn tcp(&self, segment: Segment, from: SocketAddr, to: SocketAddr) -> Result<()> {
+        self.segment(if segment == Segment::Syn { 0x02 } else { 0x10 }, from, to)
+    }
+
+    /// The same with any flags, as RFC 9293, section 3.1, has them.
+    ///
+    /// # Errors
+    /// When there is no route.
+    pub fn segment(&self, flags: u8, from: SocketAddr, to: SocketAddr) -> Result<()> {
         const SEQUENCE: [u8; 4] = [1, 2, 3, 4];
-        let (flags, acknowledges) = match segment {
-            Segment::Syn => (0x02, 0_u32),
-            Segment::Ack => (0x10, 1),
-        };
+        const ACK: u8 = 0x10;
+        let acknowledges = u32::from(flags & ACK != 0);
         let words = 5 << 4;
         let mut bytes = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
         bytes.extend(SEQUENCE);

@@ -38,6 +38,10 @@ const OPEN_FOR: Duration = Duration::from_secs(10);
 /// By which a door may shut sooner or later: knockd's clock has whole seconds, a probe takes a moment, iptables too.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Nothing but what any posternd needs: no port of its own to knock at, none to guard.
+pub(crate) const ALONE: &str = "[gate]\nid = \"AAAAAAAAAAAAAAAAAAAAAA\"\nports = []\nstate = \"state\"\n\
+    [process]\nuser = \"nobody\"\n[admin]\nsocket = \"admin.sock\"\n";
+
 /// What people knock with, in a shell; those with `-F` for IPv6 where they need to be told.
 const CLIENTS: [(&str, &str); 5] = [
     ("knock", "knock -F HOST 8881 7777 9991"),
@@ -78,10 +82,7 @@ impl Scene {
         let homes = (10..).take(CLIENTS.len()).map(|number| network.host([number]));
         let homes = homes.collect::<Result<_>>()?;
         let gate = Gate::new(host, Settings { log: "info", ..Settings::default() })?;
-        // Nothing but what any posternd needs: no port of its own to knock at, none to guard.
-        let alone = "[gate]\nid = \"AAAAAAAAAAAAAAAAAAAAAA\"\nports = []\nstate = \"state\"\n\
-                     [process]\nuser = \"nobody\"\n[admin]\nsocket = \"admin.sock\"\n";
-        fs::write(gate.config(), alone)?;
+        fs::write(gate.config(), ALONE)?;
         let path = gate.directory().join("knockd.conf");
         fs::write(&path, conf)?;
         let echo = Echo::start(gate.host(), SSH)?;
