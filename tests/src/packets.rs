@@ -19,7 +19,8 @@ pub enum Segment {
     Ack,
 }
 
-/// Has what this thread sends from here on leave on one CPU: it arrives in the order in which it was sent.
+/// Has what this thread sends from here on leave on one CPU: it arrives in the order in which it was sent. Processes that
+/// it starts from here on stay there as well.
 ///
 /// # Errors
 /// When the kernel does not let it.

@@ -1,9 +1,12 @@
 //! Doors of our own that open to a sequence: what may happen meanwhile, twenty tries each; scans; and floods of first steps.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
+use postern_tests::netns::Family;
 use postern_tests::seed::seeded;
+
+use crate::neighbours::at_once;
 
 mod scene;
 
@@ -14,9 +17,6 @@ const TRIES: usize = 20;
 const SHORT: u16 = 10_000;
 /// Strays that a door allows unless it says otherwise.
 const STRAYS: u16 = 5;
-/// Somebody who is not the client.
-const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 99, 1));
-
 /// Something that happens, and whether the door is open behind it.
 struct Row {
     what: &'static str,
@@ -57,18 +57,18 @@ const ROWS: &[Row] = &[
     row("it connects to one more than are allowed", PLAIN, false, among_strays::<{ STRAYS + 1 }>),
     row("another address knocks right, then wrong", PLAIN, true, |scene, door, from| {
         scene.steps(door, from, &[0])?;
-        scene.steps(door, STRANGER, &[0, 1, 0, 2])?;
-        scene.syn(STRANGER, UNRELATED)?;
+        scene.steps(door, scene.stranger(), &[0, 1, 0, 2])?;
+        scene.syn(scene.stranger(), UNRELATED)?;
         scene.steps(door, from, &[1, 2])
     }),
     row("another address touches the first port 3 times", PLAIN, true, |scene, door, from| {
         scene.steps(door, from, &[0])?;
-        (0..3).try_for_each(|number| scene.new_syn(STRANGER, door.steps[0], number))?;
+        (0..3).try_for_each(|number| scene.new_syn(scene.stranger(), door.steps[0], number))?;
         scene.steps(door, from, &[1, 2])
     }),
     row("another address interleaves every step", ASCENDING, true, |scene, door, from| {
         [0, 1, 2].into_iter().try_for_each(|index| {
-            scene.steps(door, STRANGER, &[2 - index, index])?;
+            scene.steps(door, scene.stranger(), &[2 - index, index])?;
             scene.steps(door, from, &[index])
         })
     }),
@@ -90,7 +90,7 @@ const ROWS: &[Row] = &[
         scene.steps(door, from, &[1, 0, 2])
     }),
     row("a recorded sequence is sent from another address", PLAIN, true, |scene, door, from| {
-        scene.knock(door, STRANGER)?;
+        scene.knock(door, scene.stranger())?;
         scene.knock(door, from)
     }),
 ];
@@ -103,18 +103,17 @@ fn among_strays<const COUNT: u16>(scene: &Scene, door: Door, from: IpAddr) -> Re
 
 fn amid_spoofed<const COUNT: u32>(scene: &Scene, door: Door, from: IpAddr) -> Result<()> {
     scene.steps(door, from, &[0])?;
-    scene.syns((0..COUNT).map(|number| (spoofed(number), door.steps[0])))?;
+    scene.syns((0..COUNT).map(|number| (scene.spoofed(number), door.steps[0])))?;
     scene.steps(door, from, &[1, 2])
-}
-
-/// An address that nobody has.
-fn spoofed(number: u32) -> IpAddr {
-    Ipv4Addr::from_bits(u32::from_be_bytes([10, 64, 0, 0]) + number).into()
 }
 
 #[test]
 fn each_row_of_the_table_is_as_it_says() -> Result<()> {
-    let mut scene = Scene::new()?;
+    at_once(&Family::ALL, |&family| rows(family)).map(drop)
+}
+
+fn rows(family: Family) -> Result<()> {
+    let mut scene = Scene::new(family)?;
     for Row { what, door, opens, happens } in ROWS {
         let addresses = scene.addresses(TRIES)?;
         assert_eq!(scene.open_to(&addresses)?, 0, "before {what}");
@@ -122,8 +121,8 @@ fn each_row_of_the_table_is_as_it_says() -> Result<()> {
         scene.settle()?;
         let wanted = if *opens { TRIES } else { 0 };
         let open = scene.open_to(&addresses)?;
-        println!("{}: {what}: open to {open} of {TRIES}", door.name);
-        assert_eq!(open, wanted, "{}: {what}", door.name);
+        println!("{family:?}, {}: {what}: open to {open} of {TRIES}", door.name);
+        assert_eq!(open, wanted, "{family:?}, {}: {what}", door.name);
     }
     unseen(&scene)
 }
@@ -133,7 +132,7 @@ fn each_row_of_the_table_is_as_it_says() -> Result<()> {
 #[test]
 fn a_scan_opens_nothing() -> Result<()> {
     let mut rng = seeded()?;
-    let mut scene = Scene::new()?;
+    let mut scene = Scene::new(Family::V4)?;
     for last in [SHORT, u16::MAX] {
         for in_random_order in [false, true] {
             let addresses = scene.addresses(if last == SHORT { TRIES } else { 1 })?;
@@ -161,15 +160,15 @@ fn a_hundred_thousand_spoofed_first_steps_crowd_nobody_out() -> Result<()> {
     const SPOOFED: u32 = 100_000;
     /// KiB of the gate's own.
     const GROWTH: u64 = 64 << 10;
-    let mut scene = Scene::new()?;
+    let mut scene = Scene::new(Family::V4)?;
     scene.settle()?;
     let (before, during) = (scene.addresses(TRIES)?, scene.addresses(TRIES)?);
     let first = |scene: &Scene, of: &[IpAddr]| of.iter().try_for_each(|&from| scene.steps(PLAIN, from, &[0]));
     let memory = scene.gate.usage()?.anonymous;
     first(&scene, &before)?;
-    scene.syns((0..SPOOFED / 2).map(|number| (spoofed(number), PLAIN.steps[0])))?;
+    scene.syns((0..SPOOFED / 2).map(|number| (scene.spoofed(number), PLAIN.steps[0])))?;
     first(&scene, &during)?;
-    scene.syns((SPOOFED / 2..SPOOFED).map(|number| (spoofed(number), PLAIN.steps[0])))?;
+    scene.syns((SPOOFED / 2..SPOOFED).map(|number| (scene.spoofed(number), PLAIN.steps[0])))?;
     let all = [before, during].concat();
     all.iter().try_for_each(|&from| scene.steps(PLAIN, from, &[1, 2]))?;
     scene.opens_to(&all)?;

@@ -1,6 +1,6 @@
 //! A gate with doors of its own that open to sequences, and a host with many addresses that knocks at it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,6 +37,7 @@ pub(super) const ASCENDING: Door = Door { name: "ascending", steps: [1111, 2222,
 
 /// See the module.
 pub(super) struct Scene {
+    family: Family,
     pub(super) gate: Gate,
     home: Host,
     sender: Sender,
@@ -46,9 +47,8 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// The gate runs. All doors open the same service, in one family.
-    pub(super) fn new() -> Result<Self> {
-        stay_on_one_cpu()?;
+    /// The gate runs. All doors open the same service.
+    pub(super) fn new(family: Family) -> Result<Self> {
         let mut network = Network::new()?;
         let host = network.host([1])?;
         let home = network.host([2].into_iter().chain(NUMBERS))?;
@@ -61,17 +61,31 @@ impl Scene {
         let echo = Echo::start(gate.host(), SSH)?;
         let sender = Sender::on(&home)?;
         gate.start(&[])?;
-        Ok(Self { gate, home, sender, unused: NUMBERS, _echo: echo, _network: network })
+        stay_on_one_cpu()?;
+        Ok(Self { family, gate, home, sender, unused: NUMBERS, _echo: echo, _network: network })
+    }
+
+    /// Somebody who is not the client.
+    pub(super) fn stranger(&self) -> IpAddr {
+        ip_of(30_000, self.family)
+    }
+
+    /// An address that nobody has, and to which there is no way back.
+    pub(super) fn spoofed(&self, number: u32) -> IpAddr {
+        match self.family {
+            Family::V4 => Ipv4Addr::from_bits(0x0a40_0000 + number).into(),
+            Family::V6 => Ipv6Addr::from_bits((0xfd01 << 112) + u128::from(number)).into(),
+        }
     }
 
     /// So many addresses that have sent nothing yet.
     pub(super) fn addresses(&mut self, count: usize) -> Result<Vec<IpAddr>> {
-        (0..count).map(|_| Ok(ip_of(self.unused.next().context("one more address")?, Family::V4))).collect()
+        (0..count).map(|_| Ok(ip_of(self.unused.next().context("one more address")?, self.family))).collect()
     }
 
     /// Sends a SYN in the name of an address; once more the same one, if it was sent before.
     pub(super) fn syn(&self, from: IpAddr, port: u16) -> Result<()> {
-        self.sender.tcp(Segment::Syn, SocketAddr::new(from, 40_000), self.gate.at(Family::V4, port))
+        self.sender.tcp(Segment::Syn, SocketAddr::new(from, 40_000), self.gate.at(self.family, port))
     }
 
     /// Sends many, as fast as may be.
@@ -90,7 +104,7 @@ impl Scene {
     /// Sends SYNs that begin connections of their own: the number tells them apart.
     pub(super) fn new_syn(&self, from: IpAddr, port: u16, number: u16) -> Result<()> {
         let from = SocketAddr::new(from, 50_000 + number);
-        self.sender.tcp(Segment::Syn, from, self.gate.at(Family::V4, port))
+        self.sender.tcp(Segment::Syn, from, self.gate.at(self.family, port))
     }
 
     /// Takes steps in an order: the first is 0.
@@ -105,7 +119,7 @@ impl Scene {
 
     /// To how many of the addresses the service is open now.
     pub(super) fn open_to(&self, addresses: &[IpAddr]) -> Result<usize> {
-        open_to(&self.home, addresses, self.gate.at(Family::V4, SSH))
+        open_to(&self.home, addresses, self.gate.at(self.family, SSH))
     }
 
     /// It opens to all of them.
