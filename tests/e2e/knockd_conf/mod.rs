@@ -210,25 +210,29 @@ fn opens_to_each(daemon: Daemon, family: Family, conf: &str) -> Result<()> {
 /// time.
 #[test]
 fn no_door_stays_open_when_the_gate_stops_or_is_killed() -> Result<()> {
-    let mut scene = Scene::new(&conf())?;
+    at_once(&Family::ALL, |&family| stops_and_is_killed(family)).map(drop)
+}
+
+fn stops_and_is_killed(family: Family) -> Result<()> {
+    let mut scene = Scene::new(&(conf() + FOR_IPV6))?;
     scene.start()?;
-    scene.opens(0, V4)?;
-    scene.opens(1, V4)?;
-    ensure!(scene.rules(V4)?.len() == 2);
+    scene.opens(0, family)?;
+    scene.opens(1, family)?;
+    ensure!(scene.rules(family)?.len() == 2);
     scene.gate.stop()?;
-    ensure!(scene.rules(V4)?.is_empty(), "left when it was stopped: {:?}", scene.rules(V4)?);
+    ensure!(scene.rules(family)?.is_empty(), "left when it was stopped: {:?}", scene.rules(family)?);
 
     scene.start()?;
-    scene.opens(0, V4)?;
-    scene.opens(1, V4)?;
+    scene.opens(0, family)?;
+    scene.opens(1, family)?;
     let knocked = Instant::now();
     scene.gate.kill()?;
-    ensure!(!scene.rules(V4)?.is_empty(), "nobody was there to run the command");
+    ensure!(!scene.rules(family)?.is_empty(), "nobody was there to run the command");
     scene.start()?;
-    let gone = || Ok(scene.rules(V4)?.is_empty().then(|| knocked.elapsed()));
+    let gone = || Ok(scene.rules(family)?.is_empty().then(|| knocked.elapsed()));
     let lasted = wait_for("the end of what a gate that was killed has opened", LONG, gone)?;
     ensure!(lasted <= OPEN_FOR + GRACE, "open for {lasted:?}");
-    scene.opens(0, V4).map(drop)
+    scene.opens(0, family).map(drop)
 }
 
 /// The rules of the page have no time of their own. When knockd is told to stop, it waits for one of the doors that it is
