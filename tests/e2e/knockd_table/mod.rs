@@ -108,7 +108,8 @@ impl Scene {
         // In a thread of its own: no process shall be kept to one CPU.
         let sent = thread::scope(|scope| scope.spawn(|| self.send(number, schedule)).join());
         sent.unwrap_or_else(|panic| resume_unwind(panic))?;
-        let is_done = |line: &String| line.contains("done: OPEN SESAME");
+        // A process of its own says that; it and those before it live on.
+        let is_done = |line: &String| line.contains("done: running command");
         wait_for("knockd to have seen it all", LONG, || Ok(knockd.log()?.iter().any(is_done).then_some(())))?;
         knockd.opened()
     }
@@ -160,11 +161,14 @@ fn run(schedules: &[Schedule]) -> Result<Vec<String>> {
         Ok((last == schedules.len()).then_some(()))
     })?;
     let by_ours = scene.leases()?;
+    let mut seen = (0, 0);
     let runs = wait_for("all commands to have run", LONG, || {
         let runs = scene.runs()?;
         let ours = runs.iter().filter(|run| run.is_ours).count();
-        Ok((ours >= by_ours && runs.len() - ours >= by_knockd).then_some(runs))
-    })?;
+        seen = (runs.len() - ours, ours);
+        Ok((seen.0 >= by_knockd && seen.1 >= by_ours).then_some(runs))
+    })
+    .with_context(|| format!("{seen:?} runs, of {by_knockd} and {by_ours}"))?;
     ensure!(runs.len() == by_ours + by_knockd, "{} runs, of {by_ours} and {by_knockd}", runs.len());
     Ok(schedules.iter().zip(0..).filter_map(|(schedule, number)| wrong(schedule, number, &runs)).collect())
 }
