@@ -11,7 +11,7 @@ use postern_proto::sequence::{PortRange, Rolling, Steps};
 use postern_proto::{ClientName, Port, ServiceName, WallTime, Window};
 
 use crate::commands::sequence;
-use crate::config::{self, ConfigError};
+use crate::config::{ConfigError, Files};
 use crate::log;
 use crate::rules::{Name, Output, Unfit};
 
@@ -19,15 +19,22 @@ use crate::rules::{Name, Output, Unfit};
 #[derive(Parser)]
 #[command(name = "posternd", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub struct Cli {
-    /// The configuration file
-    #[arg(short, long, global = true, env = "POSTERND_CONFIG", default_value = config::DEFAULT_PATH)]
-    pub(crate) config: PathBuf,
+    /// The configuration file [default: /etc/postern/posternd.toml]
+    #[arg(short, long, global = true, value_name = "FILE", env = "POSTERND_CONFIG")]
+    config: Option<PathBuf>,
     /// Have the doors of this knockd.conf as well; without a configuration file, these alone
     #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) knockd: Option<PathBuf>,
+    knockd: Option<PathBuf>,
     /// `run`, where only --knockd is given
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+}
+
+impl Cli {
+    /// The files that say what the gate is to do.
+    pub(crate) fn files(&self) -> Files {
+        Files::new(self.config.as_deref(), self.knockd.as_deref())
+    }
 }
 
 const EXIT_CODES: &str = "\

@@ -44,20 +44,21 @@ use cli::{Command, NoCommand};
 /// # Errors
 /// What went wrong, for a person to read; [`exit_code`] tells its kind.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
-    let (path, knockd) = (&cli.config, cli.knockd.as_deref());
+    let files = cli.files();
+    let path = &files.config;
     // `posternd --knockd FILE` alone, as knockd is called.
     let Some(command) = &cli.command else {
-        anyhow::ensure!(knockd.is_some(), NoCommand);
-        return supervisor::run(path, knockd, None, log::Format::default());
+        anyhow::ensure!(files.knockd.is_some(), NoCommand);
+        return supervisor::run(&files, None, log::Format::default());
     };
     match command {
-        Command::Run { trial, log_format } => supervisor::run(path, knockd, *trial, *log_format),
+        Command::Run { trial, log_format } => supervisor::run(&files, *trial, *log_format),
         Command::Front => front::process::main(),
         Command::Warden => warden::process::main(),
         Command::Runner => runner::process::main(),
         Command::Launch { runner, argv } => runner::command::main(*runner, argv),
-        Command::Check { privileges: false } => commands::check::run(path, knockd),
-        Command::Check { privileges: true } => commands::privileges::run(path, knockd),
+        Command::Check { privileges: false } => commands::check::run(&files),
+        Command::Check { privileges: true } => commands::privileges::run(&files),
         Command::Init { address } => commands::init::run(path, address),
         Command::Client(command) => commands::client::run(path, command),
         Command::ImportKnockd { file } => commands::import_knockd::run(file),

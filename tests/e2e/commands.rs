@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use postern_proto::{Payload, Source};
@@ -146,6 +146,27 @@ fn a_command_that_hangs_is_ended_with_what_it_runs() -> Result<()> {
     let failed = world.gate.wait_for_events("on-close", 1)?;
     ensure!(failed[0]["error"].to_string().contains("it failed: exit status: 127"), "{failed:?}");
     ensure!(probe(&world.home, world.gate.at(V4, SSH))? == Seen::Nothing, "the guard stands");
+    world.opens(V4).map(drop)
+}
+
+/// The command for the beginning takes its time, and the runner dies meanwhile: it must not come behind the one for the
+/// end.
+#[test]
+fn a_command_dies_with_its_runner() -> Result<()> {
+    let (mut world, bob) = door("2s", "30s", |file| {
+        [format!("echo open >> {file}; sleep 5; echo late >> {file}"), format!("echo close >> {file}")]
+    })?;
+    world.gate.start(&[])?;
+    knock_for(&world, &bob, 1)?;
+    wait_for_lines(&world, 1)?;
+    world.gate.kill_one(Role::Runner)?;
+    world.gate.wait_for_pid(Role::Runner, &[])?;
+    assert_eq!(wait_for_lines(&world, 2)?, ["open", "close"]);
+    let shut = Instant::now();
+    wait_for("longer than it would have taken", LONG, || {
+        Ok((shut.elapsed() > Duration::from_secs(6)).then_some(()))
+    })?;
+    assert_eq!(lines_of(&world)?, ["open", "close"]);
     world.opens(V4).map(drop)
 }
 

@@ -1,20 +1,18 @@
 //! `posternd check`: reads everything, touches nothing, says what `run` would do.
 
-use std::path::Path;
-
 use anyhow::bail;
 
 use super::ports;
-use crate::config::Config;
+use crate::config::{Config, Files};
 use crate::front::capture::Opened;
 use crate::front::store::{self, Condition};
 use crate::process::event_loop;
 use crate::warden::firewall::Firewall;
 use crate::warden::process::Reach;
 
-pub(crate) fn run(path: &Path, knockd: Option<&Path>) -> anyhow::Result<()> {
-    let config = Config::read_with(path, knockd)?;
-    for file in [Some(path), knockd].into_iter().flatten().filter(|file| file.exists()) {
+pub(crate) fn run(files: &Files) -> anyhow::Result<()> {
+    let config = Config::read_all(files)?;
+    for file in files.there() {
         println!("{}: reads well", file.display());
     }
     if config.keys.exists() {

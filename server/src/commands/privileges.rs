@@ -1,18 +1,17 @@
 //! `posternd check --privileges`: what each process of the running gate holds, thread by thread, as the kernel says.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, bail};
 use rustix::net::sockopt::socket_peercred;
 
 use super::control::print_table;
 use crate::admin::connect;
-use crate::config::Config;
+use crate::config::{Config, Files};
 use crate::sandbox::{Held, names, threads_of};
 
-pub(crate) fn run(path: &Path, knockd: Option<&Path>) -> anyhow::Result<()> {
-    let config = Config::read_with(path, knockd)?;
+pub(crate) fn run(files: &Files) -> anyhow::Result<()> {
+    let config = Config::read_all(files)?;
     // Who listens there is the supervisor, whoever answers.
     let supervisor =
         socket_peercred(connect(&config.admin.socket)?)?.pid.as_raw_nonzero().get().unsigned_abs();

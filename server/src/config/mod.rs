@@ -33,6 +33,38 @@ pub(crate) const DEFAULT_PATH: &str = "/etc/postern/posternd.toml";
 /// A gate that nobody can knock at: its doors are those of a knockd.conf. The id is nobody's.
 const NO_GATE: &str = "[gate]\nid = \"AAAAAAAAAAAAAAAAAAAAAA\"\nports = []\n";
 
+/// The files of one gate.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    /// posternd.toml.
+    pub(crate) config: PathBuf,
+    /// A knockd.conf whose doors the gate has as well.
+    pub(crate) knockd: Option<PathBuf>,
+    /// There is no posternd.toml, and none is meant. Decided once: one that is missing later is a mistake, and must not
+    /// take the guard down.
+    is_knockd_alone: bool,
+}
+
+impl Files {
+    /// What a command line names.
+    pub(crate) fn new(config: Option<&Path>, knockd: Option<&Path>) -> Self {
+        let default = Path::new(DEFAULT_PATH);
+        let is_knockd_alone = config.is_none() && knockd.is_some() && !default.exists();
+        let (config, knockd) = (config.unwrap_or(default).to_owned(), knockd.map(Path::to_owned));
+        Self { config, knockd, is_knockd_alone }
+    }
+
+    /// posternd.toml alone.
+    fn without_knockd(config: &Path) -> Self {
+        Self { config: config.to_owned(), knockd: None, is_knockd_alone: false }
+    }
+
+    /// Those that were read.
+    pub(crate) fn there(&self) -> impl Iterator<Item = &PathBuf> {
+        Some(&self.config).filter(|_| !self.is_knockd_alone).into_iter().chain(&self.knockd)
+    }
+}
+
 /// A file that does not read; its text says which, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -65,16 +97,15 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for the first mistake in either file.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
-        Self::read_with(path, None)
+        Self::read_all(&Files::without_knockd(path))
     }
 
-    /// [`Config::read`], with the doors of a knockd.conf as well. Where there is no configuration then, the doors are all
-    /// that there is.
+    /// [`Config::read`], with the doors of a knockd.conf as well.
     ///
     /// # Errors
     /// [`ConfigError`] for the first mistake in any of the files.
-    pub(crate) fn read_with(path: &Path, knockd: Option<&Path>) -> Result<Self, ConfigError> {
-        let mut config = Self::read_without_keys(path, knockd)?;
+    pub(crate) fn read_all(files: &Files) -> Result<Self, ConfigError> {
+        let mut config = Self::read_without_keys(files)?;
         if config.gate.ports.is_empty() && !config.keys.exists() {
             return Ok(config);
         }
@@ -89,10 +120,10 @@ impl Config {
     }
 
     /// Reads the configuration alone: without clients, whatever their file is like.
-    fn read_without_keys(path: &Path, knockd: Option<&Path>) -> Result<Self, ConfigError> {
+    fn read_without_keys(files: &Files) -> Result<Self, ConfigError> {
+        let Files { config: path, knockd, is_knockd_alone } = files;
         let error = |cause| ConfigError::Text { path: path.to_owned(), cause };
-        let is_knockd_alone = knockd.is_some() && !path.exists();
-        let text = if is_knockd_alone {
+        let text = if *is_knockd_alone {
             Zeroizing::new(NO_GATE.to_owned())
         } else {
             read_safe(path, Exposure::NotWritable)?
@@ -103,7 +134,7 @@ impl Config {
             let conf = read_knockd(file)?;
             let doors: Doors = from_toml(&conf.to_toml()).map_err(error)?;
             raw.add(doors).map_err(|problem| ConfigError::Unfit { path: file.to_owned(), problem })?;
-            if let Some(interface) = conf.interface.filter(|_| is_knockd_alone) {
+            if let Some(interface) = conf.interface.filter(|_| *is_knockd_alone) {
                 raw.gate.interfaces = vec![interface];
             }
         }
@@ -116,7 +147,7 @@ impl Config {
         let RawConfig { mut gate, services, sequences, firewall, process, mut admin } = raw;
         let sequences: Sequences =
             sequences.into_iter().map(|(name, sequence)| (name, sequence.into_inner())).collect();
-        if sequences.values().any(SequenceConfig::is_secret) && path.exists() {
+        if sequences.values().any(SequenceConfig::is_secret) {
             // Whoever could read the key of a rolling sequence could go through it.
             read_safe(path, Exposure::NotReadable)?;
         }
@@ -133,7 +164,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for the first mistake in the configuration; the key file is not looked at.
     pub(crate) fn guard_alone(path: &Path) -> Result<(Reach, Guard), ConfigError> {
-        let config = Self::read_without_keys(path, None)?;
+        let config = Self::read_without_keys(&Files::without_knockd(path))?;
         Ok((config.reach(), config.guard(None)))
     }
 

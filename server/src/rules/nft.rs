@@ -139,7 +139,12 @@ impl Rules<'_> {
         }
         if is_first {
             if last > 1 {
-                rules.push(format!("delete @strays {{ {from} }}"));
+                // Who has begun keeps his strays: else the first port, touched again and again, would let a scan look for
+                // the others.
+                let begins: Vec<_> =
+                    (1..last).map(|step| format!("{from} != @{} ", set(step, last))).collect();
+                let begins = begins.concat();
+                rules.push(format!("{begins}delete @strays {{ {from} }}"));
             }
             rules.extend([take(1), "drop".to_owned()]);
         } else {

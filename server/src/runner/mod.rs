@@ -30,6 +30,8 @@ use crate::process::{Line, Report};
 pub(crate) mod command;
 mod ledger;
 pub(crate) mod process;
+#[cfg(test)]
+mod tests;
 
 use command::{Argv, CommandError};
 use ledger::{Ledger, LedgerError, Owed};

@@ -14,7 +14,6 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -27,7 +26,7 @@ use tracing::{error, info, warn};
 
 use crate::alone::Alone;
 use crate::clock::{BootTime, Now};
-use crate::config::{Config, one_time};
+use crate::config::{Config, Files, one_time};
 use crate::front::process as front;
 use crate::front::sequences::Spent;
 use crate::link;
@@ -67,23 +66,17 @@ const RUNNER_ENDS: Duration = Duration::from_mins(1);
 ///
 /// # Errors
 /// When the gate cannot start.
-pub(crate) fn run(
-    path: &Path,
-    knockd: Option<&Path>,
-    trial: Option<Duration>,
-    log_format: log::Format,
-) -> anyhow::Result<()> {
+pub(crate) fn run(files: &Files, trial: Option<Duration>, log_format: log::Format) -> anyhow::Result<()> {
     log::start(log_format)?;
-    let config = Config::read_with(path, knockd)?;
+    let config = Config::read_all(files)?;
     // The administrator's commands may need anything, and get it from here.
     let has_commands = !config.commands().is_empty();
     limit_capabilities(if has_commands { CapabilitySet::all() } else { CAPABILITIES })?;
-    event_loop(async move { Supervisor::new((path, knockd), config, trial, log_format)?.run().await })
+    event_loop(async move { Supervisor::new(files, config, trial, log_format)?.run().await })
 }
 
 struct Supervisor {
-    path: PathBuf,
-    knockd: Option<PathBuf>,
+    files: Files,
     config: Config,
     identity: Identity,
     log_format: log::Format,
@@ -115,7 +108,7 @@ struct Signals {
 
 impl Supervisor {
     fn new(
-        (path, knockd): (&Path, Option<&Path>),
+        files: &Files,
         config: Config,
         trial: Option<Duration>,
         log_format: log::Format,
@@ -135,8 +128,7 @@ impl Supervisor {
         let errands = errands.context("cannot make the link between warden and runner")?;
         let now = Now::read();
         Ok(Self {
-            path: path.to_owned(),
-            knockd: knockd.map(Path::to_owned),
+            files: files.clone(),
             config,
             identity,
             log_format,

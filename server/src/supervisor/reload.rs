@@ -33,7 +33,7 @@ impl Supervisor {
 
     /// Takes over what the files say now: live where that can be, with new processes where it cannot.
     async fn reload(&mut self) -> anyhow::Result<()> {
-        let config = Config::read_with(&self.path, self.knockd.as_deref())?;
+        let config = Config::read_all(&self.files)?;
         ensure!(config.admin == self.config.admin, "[admin] has changed: restart posternd for that");
         ensure!(
             self.errands.is_some() || config.commands().is_empty(),
