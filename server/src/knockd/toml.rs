@@ -29,7 +29,7 @@ impl KnockdConf {
     pub(crate) fn remarks(&self) -> Vec<String> {
         let mut remarks = vec![
             "A start command runs once until its stop command has: going through the sequence again meanwhile puts the \
-             stop command off."
+             stop command off. Without a stop command it runs each time."
                 .to_owned(),
             "A stop command runs also when the gate stops, and after a crash."
                 .to_owned(),

@@ -32,8 +32,17 @@ pub(super) struct Owed {
 }
 
 impl Owed {
+    /// Whether nothing was opened and nothing is to be run: then there is nothing to wait for, and the command for the
+    /// beginning is run each time.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.on_close.is_none() && self.ports.is_empty()
+    }
+
     /// When it is to be run, by the boot clock: however late this is read, no later than was meant.
     pub(super) fn due(&self, now: Now) -> BootTime {
+        if self.is_nothing() {
+            return now.boot;
+        }
         now.boot.after(self.until.since(now.wall).min(self.lasts))
     }
 }

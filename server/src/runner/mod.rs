@@ -89,7 +89,7 @@ struct Standing {
     owed: Owed,
     due: BootTime,
     phase: Phase,
-    /// It was let in again while it was being shut out.
+    /// It was let in again while it was being shut out, or while all that there is to run for it was running.
     again: Option<Errand>,
 }
 
@@ -262,7 +262,7 @@ impl Runner {
         }
         let is_full = self.leases.len() >= LIVE_LEASES;
         match self.leases.get_mut(lease) {
-            Some(standing) if standing.phase == Phase::Closing => {
+            Some(standing) if standing.phase == Phase::Closing || standing.owed.is_nothing() => {
                 standing.again = Some(Errand::Open { lease: lease.clone(), until, lasts });
                 None
             }

@@ -81,6 +81,31 @@ fn what_is_heard_late_ends_when_it_was_meant_to() {
     assert_eq!(bench.runner.opening.len(), 1, "it is opened once");
 }
 
+/// As a door of knockd that opens, and another one that shuts.
+#[test]
+fn a_command_without_an_end_is_run_each_time() {
+    let mut bench = Bench::new();
+    for commands in bench.runner.commands.values_mut() {
+        commands.on_close = ByFamily { ipv4: None, ipv6: None };
+    }
+    let was_run = |bench: &mut Bench| {
+        bench.runner.conclude(Done { lease: lease("192.0.2.1"), when: When::Open, result: Ok(()) });
+        bench.runner.shut_due(Now::read().boot);
+    };
+    bench.runner.carry_out(vec![open("192.0.2.1", 0, 60)]);
+    // While it runs: it is run once more when it has.
+    bench.runner.carry_out(vec![open("192.0.2.1", 0, 60)]);
+    assert_eq!(bench.runner.opening.len(), 1);
+    was_run(&mut bench);
+    assert_eq!(bench.runner.opening.len(), 2);
+    was_run(&mut bench);
+    assert!(bench.runner.leases.is_empty());
+    bench.runner.carry_out(vec![open("192.0.2.1", 0, 60)]);
+    assert_eq!(bench.runner.opening.len(), 3);
+    was_run(&mut bench);
+    assert!(bench.after_a_crash().leases.is_empty());
+}
+
 #[test]
 fn what_was_shut_stays_shut_after_a_crash() {
     let mut bench = Bench::new();

@@ -127,12 +127,12 @@ impl Scene {
         text.lines().map(|line| run(line).with_context(|| line.to_owned())).collect()
     }
 
-    /// How many commands posternd has to run: one for each lease.
-    fn leases(&self) -> Result<usize> {
+    /// How many commands posternd has to run: one for each lease where there is a command for the end, else one each time.
+    fn commands(&self) -> Result<usize> {
         let granted = self.gate.events("granted")?;
-        let leases: HashSet<_> =
-            granted.iter().map(|event| (event["client"].to_string(), event["source"].to_string())).collect();
-        Ok(leases.len())
+        let (kept, others): (Vec<_>, Vec<_>) = granted.iter().partition(|event| event["client"] == "kept");
+        let kept: HashSet<_> = kept.iter().map(|event| event["source"].to_string()).collect();
+        Ok(kept.len() + others.len())
     }
 }
 
@@ -160,7 +160,7 @@ fn run(schedules: &[Schedule]) -> Result<Vec<String>> {
         let last = granted.iter().filter(|event| event["client"] == "done").count();
         Ok((last == schedules.len()).then_some(()))
     })?;
-    let by_ours = scene.leases()?;
+    let by_ours = scene.commands()?;
     let mut seen = (0, 0);
     let runs = wait_for("all commands to have run", LONG, || {
         let runs = scene.runs()?;

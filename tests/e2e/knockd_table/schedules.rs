@@ -64,7 +64,8 @@ pub(super) const SCHEDULES: &[Schedule] = &[
     same("a port twice, sent again only", "8900", ""),
     differs("a port twice, the first sent again", "8900 =8900", "a:double", Retransmission, ""),
     same("one step", "9100", "a:single"),
-    differs("all steps twice", "7000 8000 9000 7000 8000 9000", "a:plain a:plain", OneStart, "a:plain"),
+    same("all steps twice", "7000 8000 9000 7000 8000 9000", "a:plain a:plain"),
+    differs("all steps twice, and the door open", "9610 9620 9610 9620", "a:kept a:kept", OneStart, "a:kept"),
     // Other ports.
     same("ports of no door between", "7000 80 8000 443 53u 9000", "a:plain"),
     same("a scan that ascends", "6999 7000 7001 7999 8000 8001 8999 9000 9001", "a:plain"),
