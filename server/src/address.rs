@@ -2,6 +2,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use ipnet::IpNet;
+
+/// Whether an address belongs to one of these networks, which are all when there are none.
+#[must_use]
+pub(crate) fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
+    networks.is_empty() || networks.iter().any(|network| network.contains(&address))
+}
+
 /// Whether an address can be let in at all (SPEC 5, step 7): a unicast address that a packet can come from, in the one
 /// form that the firewall will see it in. A link-local IPv6 address means nothing without its interface.
 #[must_use]

@@ -23,9 +23,6 @@ use crate::front::filter::Touch;
 use crate::front::sequences::{Ports, SequenceSettings};
 use crate::warden::roll::Member;
 
-/// Ports of a rolling sequence, unless it says otherwise.
-const ROLLING_LENGTH: usize = Rolling::LENGTH;
-
 /// `[sequences.NAME]`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -99,7 +96,7 @@ impl SequenceConfig {
             (None, Some(range), Some(key)) => Ports::Rolling {
                 key: key.clone(),
                 range,
-                length: self.length.unwrap_or(ROLLING_LENGTH),
+                length: self.length.unwrap_or(Rolling::LENGTH),
                 bound_to_source: self.bound_to_source,
             },
             _ => return None,
@@ -183,7 +180,7 @@ impl SequenceConfig {
             }
             (Some(_), ..) => {}
             (None, Some(range), Some(key)) => {
-                let length = self.length.unwrap_or(ROLLING_LENGTH);
+                let length = self.length.unwrap_or(Rolling::LENGTH);
                 if let Err(error) = Rolling::new(key, range, length, self.bound_to_source) {
                     return Some(error.to_string());
                 }
@@ -202,7 +199,7 @@ impl fmt::Display for SequenceConfig {
         match (&self.steps, self.rolling) {
             (Some(steps), _) => write!(f, "{steps}")?,
             (None, Some(range)) => {
-                write!(f, "{} of {range}, rolling", self.length.unwrap_or(ROLLING_LENGTH))?;
+                write!(f, "{} of {range}, rolling", self.length.unwrap_or(Rolling::LENGTH))?;
             }
             (None, None) => write!(f, "{} of them unused, each good once,", self.unused.len())?,
         }

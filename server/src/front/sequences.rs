@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use super::frame::{Content, Frame};
+use crate::address::is_within;
 use crate::clock::{BootTime, Now};
 
 /// One sequence, as the front is told of it.
@@ -53,7 +54,7 @@ pub(crate) enum Ports {
 impl SequenceSettings {
     /// Whether it lets this address in.
     pub(crate) fn admits(&self, source: IpAddr) -> bool {
-        self.sources.is_empty() || self.sources.iter().any(|network| network.contains(&source))
+        is_within(source, &self.sources)
     }
 
     /// The door, as the matcher has it.
@@ -162,14 +163,7 @@ impl Sequences {
             return Vec::new();
         }
         let completed = self.matcher.advance(at(now), &packet);
-        // Who is not let in spends nothing.
-        let spends = |done: &sequence::Completed| self.settings[done.door].admits(packet.source);
-        let spends: Vec<_> = completed.iter().map(spends).collect();
-        let spent: Vec<_> = completed
-            .iter()
-            .zip(spends)
-            .map(|(done, spends)| if spends { self.spend(done.door) } else { None })
-            .collect();
+        let spent: Vec<_> = completed.iter().map(|done| self.spend(done.door, packet.source)).collect();
         let completion = |(done, spent): (sequence::Completed, Option<Spent>)| Completion {
             sequence: &self.settings[done.door],
             source: packet.source,
@@ -196,8 +190,11 @@ impl Sequences {
         (!names.is_empty()).then(|| names.join(", "))
     }
 
-    /// Goes on to the next of one-time sequences, if it is one.
-    fn spend(&mut self, door: usize) -> Option<Spent> {
+    /// Goes on to the next of one-time sequences, if it is one. Who is not let in spends nothing.
+    fn spend(&mut self, door: usize, source: IpAddr) -> Option<Spent> {
+        if !self.settings[door].admits(source) {
+            return None;
+        }
         let SequenceSettings { name, ports: Ports::OneTime(unused), .. } = &mut self.settings[door] else {
             return None;
         };

@@ -4,7 +4,6 @@
 //! It is started through this program ([`main`]), which has it die with the runner: a command for the beginning that
 //! outlived its runner could come behind the one for the end, which the next runner runs.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{ExitStatus, Stdio};
@@ -38,12 +37,6 @@ impl Argv {
     pub(super) fn of(&self, source: IpAddr) -> Self {
         let address = source.to_string();
         Self(self.0.iter().map(|word| word.replace(ADDRESS, &address)).collect())
-    }
-}
-
-impl fmt::Display for Argv {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join(" "))
     }
 }
 

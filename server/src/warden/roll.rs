@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Lease;
 use super::refusal::OrderRefusal;
-use crate::address::is_usable_source;
+use crate::address::{is_usable_source, is_within};
 
 /// What the warden knows of one client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,8 +81,7 @@ impl Member {
         if !self.services.contains(service) {
             return Err(OrderRefusal::ServiceNotAllowed);
         }
-        let is_own = self.sources.is_empty() || self.sources.iter().any(|network| network.contains(&source));
-        if !is_own || !is_usable_source(source) {
+        if !is_within(source, &self.sources) || !is_usable_source(source) {
             return Err(OrderRefusal::SourceNotAllowed);
         }
         let (early, over) =

@@ -9,6 +9,8 @@ use postern_proto::keyfile::ClientEntry;
 use postern_proto::{Authentic, Epoch, Refusal, Request, ServiceName, Services, WallTime, Window};
 use serde::{Deserialize, Serialize};
 
+use crate::address::is_within;
+
 /// The windows of the gate's services.
 pub type ServiceTable = HashMap<ServiceName, ServiceLimits>;
 
@@ -97,7 +99,7 @@ impl Policy {
         if source != observed && !self.may_state_other_source {
             return Err(Refusal::SourceNotOwn);
         }
-        if !self.sources.is_empty() && !self.sources.iter().any(|network| network.contains(&source)) {
+        if !is_within(source, &self.sources) {
             return Err(Refusal::SourceNotAllowed);
         }
         match knock.request() {
