@@ -2,6 +2,7 @@
 //! in who are let in, for as long as they have left. The log tells of it, and is not filled by it.
 
 use std::io;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::Warden;
-use super::firewall::{Damage, Family, FirewallError, Variant, Watch};
+use super::firewall::{Family, FirewallError, Variant, Watch};
 use super::ledger::Lease;
 
 /// Lines of one kind that may be logged at once; when they are used up, one more each [`ANOTHER_LINE`].
@@ -101,7 +102,7 @@ impl Warden {
         if !healed.is_empty()
             && let Some(times) = healing.healed.pass(Instant::now())
         {
-            let wrong = healed.iter().map(Damage::to_string).collect::<Vec<_>>().join(", ");
+            let wrong = healed.join(", ");
             warn!(wrong, times, "the firewall was not as the gate left it: restored");
         }
         if let Err(error) = result {
@@ -116,8 +117,9 @@ impl Warden {
     /// Lets a lease's source in. Where somebody has taken our chains away just now, they come back first: whoever knocks
     /// in that moment does not knock in vain.
     pub(super) async fn let_in(&mut self, lease: &Lease) -> Result<(), FirewallError> {
-        match self.firewall.open(lease).await {
-            Err(FirewallError::Failed { .. }) if self.heal().await => self.firewall.open(lease).await,
+        let leases = slice::from_ref(lease);
+        match self.firewall.open(leases).await {
+            Err(FirewallError::Failed { .. }) if self.heal().await => self.firewall.open(leases).await,
             result => result,
         }
     }

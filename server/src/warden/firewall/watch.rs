@@ -19,9 +19,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::debug;
 
-use super::Variant;
-use super::legacy::LegacyTable;
-use super::rules::Family;
+use super::iptables::LegacyTable;
+use super::{Family, Variant};
 
 /// `NFNLGRP_NFTABLES`, the multicast group of everything that changes in nftables (`linux/netfilter/nfnetlink.h`).
 const NFTABLES_GROUP: u32 = 7;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use postern_proto::Port;
 
-use crate::warden::firewall::rules::Family;
+use crate::warden::firewall::Family;
 
 /// A port of clients, from the range that every system draws them from.
 const CLIENT_PORT: u16 = 50_000;

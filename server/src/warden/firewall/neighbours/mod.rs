@@ -13,9 +13,8 @@ use std::fmt;
 use std::path::Path;
 use std::process::Command;
 
-use super::Firewall;
-use super::iptables::{self, FirewallError, Variant};
-use super::rules::Family;
+use super::iptables::{self, Iptables, Variant};
+use super::{Family, FirewallError};
 use crate::warden::guard::Guard;
 
 mod fate;
@@ -44,7 +43,7 @@ impl fmt::Display for Remark {
 }
 
 /// Looks at everything that stands beside a firewall's guard.
-pub(super) async fn look(firewall: &Firewall, guard: &Guard) -> Vec<Remark> {
+pub(super) async fn look(firewall: &Iptables, guard: &Guard) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let surroundings = Surroundings::gather(firewall, &mut remarks).await;
     remarks::judge(&surroundings, firewall, guard, &mut remarks);
@@ -104,7 +103,7 @@ struct Surroundings {
 
 impl Surroundings {
     /// Reads what there is, and remarks on what cannot be read.
-    async fn gather(firewall: &Firewall, remarks: &mut Vec<Remark>) -> Self {
+    async fn gather(firewall: &Iptables, remarks: &mut Vec<Remark>) -> Self {
         let variant = firewall.families.first().map_or(Variant::Auto, |tables| tables.variant);
         let ours = variant.actual().await.unwrap_or(variant);
         let usual = Variant::Auto.actual().await.ok();

@@ -7,8 +7,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::fate::{Base, Chain, Chains, Condition, Hook, Rule, Side, Surely, Verdict};
-use crate::warden::firewall::iptables::{self, FirewallError};
-use crate::warden::firewall::rules::Family;
+use crate::warden::firewall::iptables;
+use crate::warden::firewall::{Family, FirewallError};
 
 /// A table of nftables.
 pub(super) struct NftTable {

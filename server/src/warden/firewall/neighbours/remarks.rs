@@ -5,16 +5,15 @@ use postern_proto::{Port, Protocol};
 
 use super::fate::{Decision, Fate, Packet, Rule, Verdict, Way, decide};
 use super::{Finding, Owner, Remark, Surroundings, Table};
-use crate::warden::firewall::Firewall;
-use crate::warden::firewall::iptables::Tables;
-use crate::warden::firewall::rules::{Family, GUARD_CHAIN};
+use crate::warden::firewall::Family;
+use crate::warden::firewall::iptables::{GUARD_CHAIN, Iptables, Tables};
 use crate::warden::guard::{Admit, Guard};
 
 /// The priority of iptables' filter table, and so of the guard: what has a smaller one comes before it.
 const GUARD_PRIORITY: i64 = 0;
 
 /// Judges everything.
-pub(super) fn judge(here: &Surroundings, firewall: &Firewall, guard: &Guard, remarks: &mut Vec<Remark>) {
+pub(super) fn judge(here: &Surroundings, firewall: &Iptables, guard: &Guard, remarks: &mut Vec<Remark>) {
     let warnings = firewall.families.iter().flat_map(|tables| {
         let family = tables.family;
         let guarded = guard.ports.iter().flat_map(move |guarded| {
@@ -125,7 +124,7 @@ fn of_the_jump(here: &Surroundings, tables: &Tables) -> Option<String> {
 
 /// firewalld throws away the guard when it is reloaded. Where it lets a port through, as it has to for grants, the port
 /// is open until the guard is back, unless INPUT shuts it by itself; and firewalld's own rules come with the reload.
-fn of_firewalld(here: &Surroundings, firewall: &Firewall, guard: &Guard) -> Option<String> {
+fn of_firewalld(here: &Surroundings, firewall: &Iptables, guard: &Guard) -> Option<String> {
     if !here.firewalld_flushes || here.usual != Some(here.ours) {
         return None;
     }
@@ -160,7 +159,7 @@ fn of_firewalld(here: &Surroundings, firewall: &Firewall, guard: &Guard) -> Opti
     })
 }
 
-fn of_ufw_without_ipv6(here: &Surroundings, firewall: &Firewall) -> Option<String> {
+fn of_ufw_without_ipv6(here: &Surroundings, firewall: &Iptables) -> Option<String> {
     let guards_ipv6 = firewall.families.iter().any(|tables| tables.family == Family::V6);
     let serves_ipv6 = here.has_chain(|name| name.starts_with("ufw6-"));
     (guards_ipv6 && here.has_chain(is_of_ufw) && !serves_ipv6).then(|| {
@@ -318,7 +317,7 @@ mod tests {
 
     /// The remarks on them, for 22/tcp and the knock port 62201.
     fn judged(here: &Surroundings, admit: Admit) -> Vec<String> {
-        let firewall = Firewall::new(Variant::Auto, &[Family::V4], admit);
+        let firewall = Iptables::new(Variant::Auto, &[Family::V4], admit);
         let guard = Guard {
             knock_ports: vec![NonZeroU16::new(62201).unwrap()],
             ports: vec![GuardedPort { port: "22/tcp".parse().unwrap(), keep_established: true }],

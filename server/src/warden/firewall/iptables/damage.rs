@@ -8,15 +8,9 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::Chains;
-use super::iptables::Listing;
-use super::rules::{self, Family, Found, GRANTS_CHAIN, GUARD_CHAIN};
-
-/// A part of ours that is not as we left it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Damage {
-    pub(super) part: Part,
-    pub(super) family: Family,
-}
+use super::rules::{self, GRANTS_CHAIN, GUARD_CHAIN};
+use super::tables::Listing;
+use crate::warden::firewall::Found;
 
 /// The parts of what we put up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +23,13 @@ pub(super) enum Part {
     Grants,
 }
 
-impl fmt::Display for Damage {
+impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = match self.part {
-            Part::Jump => "jump",
-            Part::Guard => "guard",
-            Part::Grants => "grants",
-        };
-        let family = match self.family {
-            Family::V4 => "IPv4",
-            Family::V6 => "IPv6",
-        };
-        write!(f, "{family} {part}")
+        f.write_str(match self {
+            Self::Jump => "jump",
+            Self::Guard => "guard",
+            Self::Grants => "grants",
+        })
     }
 }
 

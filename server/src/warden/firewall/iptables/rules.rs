@@ -10,16 +10,15 @@
 //! ```
 //! A goto, not a jump: `-j RETURN` in POSTERN-GRANTS, for `grants = "return"`, then leads back to INPUT.
 
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use postern_proto::{Port, Protocol, WallTime};
-use serde::{Deserialize, Serialize};
 
+use crate::warden::firewall::{Family, Found};
 use crate::warden::guard::{Admit, Guard, Refuse, Session};
-use crate::warden::ledger::{Lease, LeaseId, LeaseKey, last_second};
+use crate::warden::ledger::{Lease, LeaseKey, last_second};
 
 /// The chain that INPUT jumps to first.
 pub(crate) const GUARD_CHAIN: &str = "POSTERN";
@@ -33,28 +32,10 @@ const LAST_SECOND: u64 = i32::MAX as u64;
 const COMMENT: &str = "postern";
 const STANDING: &str = "postern:standing";
 
-/// IPv4 or IPv6: iptables keeps them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    pub(crate) const fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-
-    const fn port_unreachable(self) -> &'static str {
-        match self {
-            Self::V4 => "icmp-port-unreachable",
-            Self::V6 => "icmp6-port-unreachable",
-        }
+const fn port_unreachable(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "icmp-port-unreachable",
+        Family::V6 => "icmp6-port-unreachable",
     }
 }
 
@@ -100,7 +81,7 @@ fn refusals(family: Family, guard: &Guard, port: Option<&str>) -> Vec<String> {
         Refuse::Drop => vec![format!("{to}{trial}-j DROP")],
         Refuse::Reset => {
             let reset = format!("-p tcp {trial}-j REJECT --reject-with tcp-reset");
-            let unreachable = format!("{to}{trial}-j REJECT --reject-with {}", family.port_unreachable());
+            let unreachable = format!("{to}{trial}-j REJECT --reject-with {}", port_unreachable(family));
             if port.is_some() { vec![unreachable] } else { vec![reset, unreachable] }
         }
     }
@@ -135,15 +116,6 @@ pub(crate) fn standing(session: &Session, admit: Admit) -> String {
         local.port(),
         verdict(admit)
     )
-}
-
-/// One of our rules, as it was found in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Found {
-    /// One port of a lease.
-    Grant { key: LeaseKey, id: LeaseId, port: Port, from: WallTime, until: WallTime },
-    /// A session that stood before the guard.
-    Standing(Session),
 }
 
 /// Reads a line of `iptables -S POSTERN-GRANTS`; `None` for a rule that is neither a grant nor a standing session.
@@ -198,6 +170,7 @@ mod tests {
     use super::*;
     use crate::clock::BootTime;
     use crate::warden::guard::GuardedPort;
+    use crate::warden::ledger::LeaseId;
 
     fn guard() -> Guard {
         Guard {

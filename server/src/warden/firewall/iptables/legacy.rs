@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::rules::Family;
 use crate::system::{XtablesLevel, XtablesQuery, ask_xtables};
+use crate::warden::firewall::Family;
 
 const NAME: &[u8] = b"filter";
 
@@ -103,7 +103,7 @@ const fn layout<Header>() -> Layout {
 }
 
 /// The filter table of one family.
-pub(super) struct LegacyTable {
+pub(in crate::warden::firewall) struct LegacyTable {
     /// Only asked, never bound: no packet comes here.
     socket: OwnedFd,
     level: XtablesLevel,
@@ -115,7 +115,7 @@ pub(super) struct LegacyTable {
 impl LegacyTable {
     /// # Errors
     /// When there is no socket left, or the kernel does not know the family.
-    pub(super) fn new(family: Family) -> io::Result<Self> {
+    pub(in crate::warden::firewall) fn new(family: Family) -> io::Result<Self> {
         let (domain, level, layout) = match family {
             Family::V4 => (AddressFamily::INET, XtablesLevel::Ipv4, IPV4),
             Family::V6 => (AddressFamily::INET6, XtablesLevel::Ipv6, IPV6),
@@ -128,7 +128,7 @@ impl LegacyTable {
     ///
     /// # Errors
     /// When there is no such table, or it changes this very moment ([`io::ErrorKind::WouldBlock`]).
-    pub(super) fn fingerprint(&mut self) -> io::Result<u64> {
+    pub(in crate::warden::firewall) fn fingerprint(&mut self) -> io::Result<u64> {
         let mut info = [0; size_of::<Info>()];
         info[..NAME.len()].copy_from_slice(NAME);
         ask_xtables(&self.socket, self.level, XtablesQuery::Info, &mut info)?;

@@ -5,7 +5,6 @@
 use std::env;
 use std::fs;
 use std::io::Write;
-use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +14,14 @@ use tokio::time::timeout;
 
 use super::Chains;
 use super::damage::{Part, Printed, damage};
-use super::rules::{Family, GRANTS_CHAIN, GUARD_CHAIN};
+use super::rules::{GRANTS_CHAIN, GUARD_CHAIN};
+use crate::warden::firewall::{Family, FirewallError};
 
 const TABLE: &str = "filter";
 /// Seconds that iptables waits for its lock; the crate by itself would wait for ever.
 const LOCK_SECONDS: &str = "5";
 /// How long one call may take, lock included. What comes back later than this is not heard any more.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(in crate::warden::firewall) const DEADLINE: Duration = Duration::from_secs(10);
 /// The jump that must stay INPUT's first rule.
 const JUMP: &str = "-j POSTERN";
 
@@ -71,49 +71,6 @@ pub(super) fn may_hold_rules(variant: Variant, family: Family) -> bool {
         _ => return true,
     };
     fs::read_to_string(tables).is_ok_and(|names| names.lines().any(|name| name == TABLE))
-}
-
-/// Why the firewall did not do what it was told.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FirewallError {
-    /// The program could not be started.
-    #[error(
-        "cannot run {program}: {reason}; install the iptables package, or choose another [firewall] variant"
-    )]
-    Missing {
-        /// The program.
-        program: &'static str,
-        /// Why not.
-        reason: String,
-    },
-    /// The program refused.
-    #[error("{program} failed ({status}): {stderr}")]
-    Failed {
-        /// The program.
-        program: &'static str,
-        /// Its exit status.
-        status: String,
-        /// What it said.
-        stderr: String,
-    },
-    /// The address belongs to a family that the configuration leaves out.
-    #[error("nobody can be let in from {address}: its address family is not in [firewall] families")]
-    NotServed {
-        /// The address.
-        address: IpAddr,
-    },
-    /// The program printed something else than it should.
-    #[error("cannot make sense of what {program} prints")]
-    Unreadable {
-        /// The program.
-        program: &'static str,
-    },
-    /// The program did not end in time.
-    #[error("{program} did not end within {} s", DEADLINE.as_secs())]
-    Late {
-        /// The program.
-        program: &'static str,
-    },
 }
 
 /// The filter table of one family, as `iptables -S` prints it.
@@ -168,14 +125,21 @@ impl Tables {
         self.single.cmd
     }
 
-    /// Puts a rule at the head of the grants chain.
-    pub(crate) async fn insert_grant(&self, rule: &str) -> Result<(), FirewallError> {
-        self.execute(TABLE, format!("-I {GRANTS_CHAIN} 1 {rule}")).await.map(drop)
+    /// Puts rules at the head of the grants chain: one by itself, several in one transaction.
+    pub(super) async fn insert_grants(&self, rules: &[String]) -> Result<(), FirewallError> {
+        match rules {
+            [] => Ok(()),
+            [rule] => self.execute(TABLE, format!("-I {GRANTS_CHAIN} 1 {rule}")).await.map(drop),
+            _ => {
+                let lines: Vec<_> = rules.iter().map(|rule| format!("-I {GRANTS_CHAIN} 1 {rule}")).collect();
+                self.transact(&lines).await
+            }
+        }
     }
 
     /// Takes rules out of the grants chain, in one transaction; one by one where that fails, since one rule that is gone
     /// already makes it fail as a whole.
-    pub(crate) async fn delete_grants(&self, rules: &[String]) -> Result<(), FirewallError> {
+    pub(super) async fn delete_grants(&self, rules: &[String]) -> Result<(), FirewallError> {
         let lines: Vec<String> = rules.iter().map(|rule| format!("-D {GRANTS_CHAIN} {rule}")).collect();
         if lines.is_empty() || (lines.len() > 1 && self.transact(&lines).await.is_ok()) {
             return Ok(());
@@ -199,13 +163,13 @@ impl Tables {
     }
 
     /// Fills both chains and makes the jump INPUT's first rule, in one transaction: at no moment is a part of it there.
-    pub(crate) async fn install(&mut self, chains: &Chains) -> Result<(), FirewallError> {
+    pub(super) async fn install(&mut self, chains: &Chains) -> Result<(), FirewallError> {
         let listing = self.list().await?;
         self.install_over(&listing, chains).await
     }
 
     /// Does the same where what is there is not what went in last; gives what was wrong.
-    pub(crate) async fn heal(
+    pub(super) async fn heal(
         &mut self,
         chains: &Chains,
         taking_out: bool,
@@ -234,7 +198,7 @@ impl Tables {
     }
 
     /// Takes away everything of ours in one transaction; `false` when there was nothing.
-    pub(crate) async fn uninstall(&self) -> Result<bool, FirewallError> {
+    pub(super) async fn uninstall(&self) -> Result<bool, FirewallError> {
         let listing = self.list().await?;
         let jumps = listing.rules("INPUT").filter(|rule| rule.ends_with(JUMP));
         let mut lines: Vec<_> = jumps.map(|rule| rule.replacen("-A", "-D", 1)).collect();
@@ -276,12 +240,15 @@ impl Tables {
 }
 
 /// All tables of a family, as the `-save` of one of its programs prints them; none is made by asking.
-pub(super) async fn saved(program: &'static str) -> Result<String, FirewallError> {
+pub(in crate::warden::firewall) async fn saved(program: &'static str) -> Result<String, FirewallError> {
     ask(program, Command::new(format!("{program}-save"))).await
 }
 
 /// Runs a program that only tells something; gives its standard output.
-pub(super) async fn ask(program: &'static str, mut command: Command) -> Result<String, FirewallError> {
+pub(in crate::warden::firewall) async fn ask(
+    program: &'static str,
+    mut command: Command,
+) -> Result<String, FirewallError> {
     run(program, move || command.output().map_err(|error| error.to_string())).await
 }
 
