@@ -50,6 +50,11 @@ fn reload_amid(gate: &Gate) -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_hundred_knocks_at_once_through_nftables() -> Result<()> {
+    a_hundred_knocks_at_once(Variant::Nftables, |_| Ok(()))
+}
+
 fn a_hundred_knocks_at_once(variant: Variant, amid: impl FnOnce(&Gate) -> Result<()>) -> Result<()> {
     // A window that does not end before everything has been looked at.
     let mut world = World::new(Settings { variant, window_secs: 60, ..Settings::default() })?;

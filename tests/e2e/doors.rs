@@ -1,4 +1,4 @@
-//! The main job, whole, for each family and each iptables: hidden, opened to one address, used by ssh, shut again,
+//! The main job, whole, for each family and each firewall: hidden, opened to one address, used by ssh, shut again,
 //! and nobody cut who was there before.
 
 use std::net::SocketAddr;
@@ -39,6 +39,16 @@ fn ipv6_through_iptables_nft() -> Result<()> {
 #[test]
 fn ipv6_through_iptables_legacy() -> Result<()> {
     the_main_job(Family::V6, Variant::Legacy)
+}
+
+#[test]
+fn ipv4_through_nftables() -> Result<()> {
+    the_main_job(Family::V4, Variant::Nftables)
+}
+
+#[test]
+fn ipv6_through_nftables() -> Result<()> {
+    the_main_job(Family::V6, Variant::Nftables)
 }
 
 fn the_main_job(family: Family, variant: Variant) -> Result<()> {

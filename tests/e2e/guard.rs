@@ -17,7 +17,7 @@ const TRIAL: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_guard_that_resets_looks_like_a_closed_port() -> Result<()> {
-    for variant in Variant::ALL {
+    for variant in Variant::BACKENDS {
         let world = World::running(Settings { variant, guard: "reset", ..Settings::default() })?;
         for family in Family::ALL {
             let door = world.gate.at(family, SSH);
@@ -33,7 +33,7 @@ fn a_guard_that_resets_looks_like_a_closed_port() -> Result<()> {
 
 #[test]
 fn a_service_that_cuts_ends_its_sessions_with_the_window() -> Result<()> {
-    for variant in Variant::ALL {
+    for variant in Variant::BACKENDS {
         let world = World::running(Settings { variant, established: "cut", ..Settings::default() })?;
         let opened = world.opens(Family::V4)?;
         let mut session = Connection::open(&world.home, world.gate.at(Family::V4, SSH))?;
@@ -47,7 +47,7 @@ fn a_service_that_cuts_ends_its_sessions_with_the_window() -> Result<()> {
 
 #[test]
 fn grants_live_through_a_restart_and_end_on_time() -> Result<()> {
-    for variant in Variant::ALL {
+    for variant in Variant::BACKENDS {
         let mut world = World::running(Settings { variant, window_secs: 6, ..Settings::default() })?;
         for family in Family::ALL {
             let door = world.gate.at(family, SSH);
@@ -71,7 +71,7 @@ fn grants_live_through_a_restart_and_end_on_time() -> Result<()> {
 
 #[test]
 fn a_guard_on_trial_falls_though_posternd_was_killed() -> Result<()> {
-    for variant in Variant::ALL {
+    for variant in Variant::BACKENDS {
         let mut world = World::new(Settings { variant, ..Settings::default() })?;
         world.listen(&[SSH])?;
         let door = world.gate.at(Family::V4, SSH);

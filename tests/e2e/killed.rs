@@ -17,6 +17,11 @@ fn the_window_ends_without_posternd_through_iptables_legacy() -> Result<()> {
     the_window_ends_without_posternd(Variant::Legacy)
 }
 
+#[test]
+fn the_window_ends_without_posternd_through_nftables() -> Result<()> {
+    the_window_ends_without_posternd(Variant::Nftables)
+}
+
 fn the_window_ends_without_posternd(variant: Variant) -> Result<()> {
     let mut world = World::running(Settings { variant, window_secs: 5, ..Settings::default() })?;
     for family in Family::ALL {

@@ -22,6 +22,7 @@ mod knockd_conf;
 mod knockd_table;
 mod landlock;
 mod neighbours;
+mod nftables;
 mod one_time;
 mod power_cut;
 mod recent;

@@ -32,8 +32,8 @@ pub(crate) fn run(files: &Files) -> anyhow::Result<()> {
             );
         }
     }
-    let Reach { variant, families, admit } = config.reach();
-    let firewall = Firewall::new(variant, &families, admit);
+    let Reach { backend, families } = config.reach();
+    let firewall = Firewall::new(backend, &families);
     println!("rules that `posternd run` puts up (sessions that stand then are let through as well):");
     for rule in firewall.describe(&config.guard(None)) {
         println!("  {rule}");

@@ -6,7 +6,7 @@ use postern_proto::keyfile::ClientEntry;
 use postern_proto::{ServiceName, WallTime};
 
 use super::Config;
-use super::sections::{Established, FamilyName, GrantStyle, GuardStyle, ServiceConfig};
+use super::sections::{BackendName, Established, FamilyName, GrantStyle, GuardStyle, ServiceConfig};
 use super::sequences::SequenceConfig;
 use crate::clock::BootTime;
 use crate::front::filter::Sought;
@@ -14,7 +14,7 @@ use crate::front::gate::{ServiceLimits, ServiceTable};
 use crate::front::process::{self as front, Enrolled, Watch};
 use crate::runner::CommandTable;
 use crate::runner::process as runner;
-use crate::warden::firewall::Family;
+use crate::warden::firewall::{Backend, Family};
 use crate::warden::guard::{Admit, Guard, GuardedPort, Refuse};
 use crate::warden::process::{self as warden, Reach};
 use crate::warden::roll::{Member, Roll, Service};
@@ -91,14 +91,16 @@ impl Config {
             FamilyName::Ipv4 => Family::V4,
             FamilyName::Ipv6 => Family::V6,
         };
-        Reach {
-            variant: firewall.variant,
-            families: firewall.families.iter().map(family).collect(),
-            admit: match firewall.grants {
-                GrantStyle::Accept => Admit::Accept,
-                GrantStyle::Return => Admit::Return,
-            },
-        }
+        let families = firewall.families.iter().map(family).collect();
+        let admit = match firewall.grants {
+            Some(GrantStyle::Return) => Admit::Return,
+            Some(GrantStyle::Accept) | None => Admit::Accept,
+        };
+        let backend = match firewall.backend {
+            BackendName::Iptables => Backend::Iptables { variant: firewall.variant, admit },
+            BackendName::Nftables => Backend::Nftables,
+        };
+        Reach { backend, families }
     }
 
     /// What is shut unless granted.

@@ -115,21 +115,21 @@ pub(super) enum Established {
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct FirewallConfig {
-    /// There is one; naming it is allowed.
-    #[serde(rename = "backend")]
-    _backend: Backend,
+    pub(super) backend: BackendName,
     pub(super) variant: Variant,
     #[serde(deserialize_with = "some_family")]
     pub(super) families: Vec<FamilyName>,
     pub(super) guard: GuardStyle,
-    pub(super) grants: GrantStyle,
+    /// `None` where it is left out: then each backend does what it can.
+    pub(super) grants: Option<GrantStyle>,
     pub(super) always_allow: Vec<IpNet>,
 }
 
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Backend {
+pub(super) enum BackendName {
     Iptables,
+    Nftables,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -156,11 +156,11 @@ pub(super) enum GrantStyle {
 impl Default for FirewallConfig {
     fn default() -> Self {
         Self {
-            _backend: Backend::Iptables,
+            backend: BackendName::Iptables,
             variant: Variant::Auto,
             families: vec![FamilyName::Ipv4, FamilyName::Ipv6],
             guard: GuardStyle::Drop,
-            grants: GrantStyle::Accept,
+            grants: None,
             always_allow: vec![],
         }
     }
@@ -238,6 +238,13 @@ impl RawConfig {
             let at = text.find("\nports").map_or(0, |line| line + 1);
             let message = format!("ports: list 1 to {MAX_KNOCK_PORTS} different UDP ports for knocks");
             return Err(TextError::at(text, &(at..at), message));
+        }
+        if self.firewall.backend == BackendName::Nftables && self.firewall.grants == Some(GrantStyle::Accept)
+        {
+            let at = text.find("\ngrants").map_or(0, |line| line + 1);
+            let message = "grants: with backend = \"nftables\" a grant cannot overrule the rules of others; leave it out, or \
+                           set \"return\", which is what it does";
+            return Err(TextError::at(text, &(at..at), message.to_owned()));
         }
         let mut taken = HashMap::new();
         for (name, service) in &self.services {
@@ -361,6 +368,7 @@ mod tests {
         assert_eq!(full.sequences.len(), 1);
         full.gate.interfaces = any_interface();
         full.firewall.always_allow.clear();
+        assert_eq!(full.firewall.grants.take(), Some(GrantStyle::Accept));
         full.admin.group = None;
         assert!(raw.gate == full.gate, "[gate]");
         assert_eq!((raw.firewall, raw.process, raw.admin), (full.firewall, full.process, full.admin));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::Warden;
-use super::firewall::{Family, FirewallError, Variant, Watch};
+use super::firewall::{FirewallError, Watch};
 use super::ledger::Lease;
 
 /// Lines of one kind that may be logged at once; when they are used up, one more each [`ANOTHER_LINE`].
@@ -50,19 +50,15 @@ impl Closings {
 }
 
 impl Healing {
-    /// Begins to watch the firewall.
-    ///
-    /// # Errors
-    /// When it cannot be watched.
-    pub(super) fn new(variant: Variant, families: &[Family]) -> io::Result<Self> {
+    pub(super) fn new(watch: Watch) -> Self {
         let now = Instant::now();
-        Ok(Self {
-            watch: Watch::new(variant, families)?,
+        Self {
+            watch,
             closings: Arc::default(),
             healed: Throttle::new(now),
             failed: Throttle::new(now),
             is_guarded: true,
-        })
+        }
     }
 
     /// Whether the guard stood, or was put up again, at the last look.
@@ -119,7 +115,7 @@ impl Warden {
     pub(super) async fn let_in(&mut self, lease: &Lease) -> Result<(), FirewallError> {
         let leases = slice::from_ref(lease);
         match self.firewall.open(leases).await {
-            Err(FirewallError::Failed { .. }) if self.heal().await => self.firewall.open(leases).await,
+            Err(error) if error.may_be_damage() && self.heal().await => self.firewall.open(leases).await,
             result => result,
         }
     }

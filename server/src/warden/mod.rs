@@ -117,8 +117,8 @@ impl Warden {
         installed: Vec<Firewall>,
         runner: Option<Sender<Errand>>,
     ) -> anyhow::Result<Self> {
-        let Settings { since, reach: Reach { variant, families, admit }, guard, roll } = settings;
-        let firewall = Firewall::new(variant, &families, admit);
+        let Settings { since, reach: Reach { backend, families }, guard, roll } = settings;
+        let firewall = Firewall::new(backend, &families);
         let now = Now::read();
         let (mut ledger, mut standing) = (Ledger::default(), Vec::new());
         for found in firewall.found().await? {
@@ -127,7 +127,7 @@ impl Warden {
                 Found::Standing(session) => standing.push(session),
             }
         }
-        let others = firewall::others(installed, variant, &families).await?;
+        let others = firewall::others(installed, backend, &families).await?;
         for other in &others {
             for found in other.found().await? {
                 if let Found::Grant { key, id, port, from, until } = found
@@ -137,9 +137,8 @@ impl Warden {
                 }
             }
         }
-        // Not before iptables has run once: it loads the modules that are asked here.
-        let healing = Healing::new(variant.actual().await?, &families)
-            .context("cannot watch the firewall for changes by others")?;
+        let watch = firewall.watch().await?.context("cannot watch the firewall for changes by others")?;
+        let healing = Healing::new(watch);
         let ports: Vec<Port> = guard.ports.iter().map(|guarded| guarded.port).collect();
         let sessions = sessions::standing(&ports).context(NO_SESSIONS)?;
         let was_guarded = firewall.is_guarded().await?;
@@ -180,7 +179,7 @@ impl Warden {
         for other in others {
             if other.remove().await? {
                 warn!(
-                    "rules of Postern for another kind of iptables, or another address family, are gone: the configuration has changed"
+                    "rules of Postern for another kind of firewall, or another address family, are gone: the configuration has changed"
                 );
             }
         }

@@ -9,8 +9,8 @@ use anyhow::Context;
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
-use super::firewall::{Family, Firewall, Variant, installed};
-use super::guard::{Admit, Guard};
+use super::firewall::{Backend, Family, Firewall, installed};
+use super::guard::Guard;
 use super::roll::Roll;
 use super::{Ended, Warden, admin};
 use crate::clock::BootTime;
@@ -41,9 +41,8 @@ pub(crate) struct Settings {
 /// How one warden reaches the firewall for as long as it lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reach {
-    pub(crate) variant: Variant,
+    pub(crate) backend: Backend,
     pub(crate) families: Vec<Family>,
-    pub(crate) admit: Admit,
 }
 
 /// What the warden is told while it runs.
@@ -112,7 +111,8 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
         .keep("/dev/null", Access::Write);
     let lock = lock_file();
     let files = if lock.exists() { files.keep(lock, Access::Write) } else { files };
-    let is_legacy = settings.reach.variant != Variant::Nft || installed.iter().any(Firewall::is_legacy);
+    let configured = Firewall::new(settings.reach.backend, &settings.reach.families);
+    let is_legacy = configured.is_legacy() || installed.iter().any(Firewall::is_legacy);
     let capabilities = if is_legacy { CAPABILITIES } else { CAPABILITIES - CapabilitySet::NET_RAW };
     let keeps = Keeps { capabilities, files, calls: Calls::Ordinary };
     // The front says it where the kernel has no Landlock: once is enough.

@@ -21,25 +21,38 @@ pub const USER: &str = "nobody";
 /// The group that may ask a gate beside root: another one that every Debian has.
 pub const GROUP: &str = "daemon";
 
-/// Which iptables.
+/// Which firewall holds the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
     /// iptables-nft.
     Nft,
     /// iptables-legacy.
     Legacy,
+    /// nftables, without iptables.
+    Nftables,
 }
 
 impl Variant {
-    /// Both.
+    /// Both kinds of iptables.
     pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
+    /// Every firewall.
+    pub const BACKENDS: [Self; 3] = [Self::Nft, Self::Legacy, Self::Nftables];
 
-    /// Its name in `posternd.toml`.
+    /// The kind of iptables in `posternd.toml`, and in the names of programs: a host with nftables has the usual one.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Nft => "nft",
+            Self::Nft | Self::Nftables => "nft",
             Self::Legacy => "legacy",
+        }
+    }
+
+    /// `firewall.backend`.
+    #[must_use]
+    pub const fn backend(self) -> &'static str {
+        match self {
+            Self::Nft | Self::Legacy => "iptables",
+            Self::Nftables => "nftables",
         }
     }
 
@@ -107,6 +120,12 @@ impl Settings {
             window_secs, guard, grants, established, always_allow, ports, tolerance_secs, user, ..
         } = self;
         let (id, state, variant) = (id.to_text(), state.display(), self.variant.name());
+        let backend = self.variant.backend();
+        // What accept promises, nftables cannot keep.
+        let grants = match (self.variant, *grants) {
+            (Variant::Nftables, "accept") => String::new(),
+            _ => format!("grants = \"{grants}\"\n"),
+        };
         let interfaces = match self.interfaces {
             [] => String::new(),
             names => format!("interfaces = {names:?}\n"),
@@ -128,9 +147,10 @@ impl Settings {
              state = \"{state}\"\n\
              {}\
              [firewall]\n\
+             backend = \"{backend}\"\n\
              variant = \"{variant}\"\n\
              guard = \"{guard}\"\n\
-             grants = \"{grants}\"\n\
+             {grants}\
              always-allow = {always_allow:?}\n\
              [process]\n\
              user = \"{user}\"\n\

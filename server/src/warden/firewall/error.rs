@@ -27,6 +27,16 @@ pub(crate) enum FirewallError {
         /// What it said.
         stderr: String,
     },
+    /// nftables refused.
+    #[error("nftables failed at {what}: {reason}")]
+    Refused {
+        /// What it was to do.
+        what: &'static str,
+        /// Why it did not.
+        reason: String,
+        /// Whether somebody has taken our table away.
+        is_gone: bool,
+    },
     /// The address belongs to a family that the configuration leaves out.
     #[error("nobody can be let in from {address}: its address family is not in [firewall] families")]
     NotServed {
@@ -45,4 +55,11 @@ pub(crate) enum FirewallError {
         /// The program.
         program: &'static str,
     },
+}
+
+impl FirewallError {
+    /// Whether it may be that what we put up is not there any more.
+    pub(crate) fn may_be_damage(&self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::Refused { is_gone: true, .. })
+    }
 }

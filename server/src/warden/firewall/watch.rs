@@ -20,10 +20,12 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::debug;
 
 use super::iptables::LegacyTable;
-use super::{Family, Variant};
+use super::{Family, Variant, nftables};
 
 /// `NFNLGRP_NFTABLES`, the multicast group of everything that changes in nftables (`linux/netfilter/nfnetlink.h`).
 const NFTABLES_GROUP: u32 = 7;
+/// What is read of one message of nftables, at the most.
+const MESSAGE: usize = 64 * 1024;
 /// How often the tables of iptables-legacy are looked at.
 const POLL: Duration = Duration::from_secs(1);
 /// Somebody who has changed nothing for so long has finished.
@@ -42,6 +44,8 @@ pub(crate) struct Watch {
 enum Source {
     /// The kernel tells.
     Nft(AsyncFd<Socket>),
+    /// The kernel tells whose doing it is, and in which table: only what others do in ours is looked at.
+    Nftables { told: AsyncFd<Socket>, own_port: u32 },
     /// It has to be asked.
     Legacy { tables: Vec<Polled>, poll: Interval },
 }
@@ -70,24 +74,24 @@ impl Watch {
     ///
     /// # Errors
     /// When the kernel does not let us: then nobody would notice that the guard is gone.
-    pub(crate) fn new(variant: Variant, families: &[Family]) -> io::Result<Self> {
+    pub(super) fn new(variant: Variant, families: &[Family]) -> io::Result<Self> {
         let source = if variant == Variant::Legacy {
             let tables = families.iter().map(|&family| Polled::new(family)).collect::<io::Result<_>>()?;
             let mut poll = interval(POLL);
             poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
             Source::Legacy { tables, poll }
         } else {
-            let mut socket = Socket::new(NETLINK_NETFILTER)?;
-            socket.bind(&SocketAddr::new(0, 0))?;
-            socket.add_membership(NFTABLES_GROUP)?;
-            socket.set_non_blocking(true)?;
-            #[expect(
-                deprecated,
-                reason = "its successor is unsafe; the socket owns its descriptor and keeps it until dropped"
-            )]
-            Source::Nft(AsyncFd::with_interest(socket, Interest::READABLE)?)
+            Source::Nft(told()?)
         };
         Ok(Self { source, pace: Pace::default() })
+    }
+
+    /// Begins to watch the table of nftables that is written over the socket of this port.
+    ///
+    /// # Errors
+    /// When the kernel does not let us.
+    pub(super) fn of_table(own_port: u32) -> io::Result<Self> {
+        Ok(Self { source: Source::Nftables { told: told()?, own_port }, pace: Pace::default() })
     }
 
     /// Waits until it is time to look. Nothing is lost when it is dropped while it waits.
@@ -124,17 +128,46 @@ impl Watch {
     }
 }
 
+/// A socket that is told of every change in nftables.
+fn told() -> io::Result<AsyncFd<Socket>> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind(&SocketAddr::new(0, 0))?;
+    socket.add_membership(NFTABLES_GROUP)?;
+    socket.set_non_blocking(true)?;
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; the socket owns its descriptor and keeps it until dropped"
+    )]
+    AsyncFd::with_interest(socket, Interest::READABLE)
+}
+
+/// Whether a message shows that there was too much to tell.
+fn is_overrun(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
+}
+
 impl Source {
     /// Waits for a sign of change.
     async fn changed(&mut self) -> io::Result<()> {
         match self {
+            Self::Nftables { told, own_port } => loop {
+                let mut message = Vec::with_capacity(MESSAGE);
+                match told.async_io(Interest::READABLE, |socket| socket.recv(&mut message, 0)).await {
+                    // What is cut off may be anything.
+                    Ok(length) if length >= MESSAGE => return Ok(()),
+                    Ok(_) if !nftables::tells_of_others(&message, *own_port) => {}
+                    Ok(_) => return Ok(()),
+                    Err(error) if is_overrun(&error) => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            },
             // What the message says does not matter, and there is no room for it.
             Self::Nft(socket) => {
                 let message =
                     socket.async_io(Interest::READABLE, |socket| socket.recv(&mut &mut [0; 16][..], 0));
                 match message.await {
                     // More has changed than the kernel had room to tell.
-                    Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => Ok(()),
+                    Err(error) if is_overrun(&error) => Ok(()),
                     message => message.map(drop),
                 }
             }

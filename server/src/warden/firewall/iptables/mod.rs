@@ -1,6 +1,7 @@
 //! The firewall through iptables: two chains and a jump in the filter table of each address family. The programs do the
 //! work; what they print says what the kernel holds.
 
+use std::io;
 use std::net::IpAddr;
 
 mod damage;
@@ -13,33 +14,18 @@ pub(super) use rules::GUARD_CHAIN;
 pub(crate) use tables::Variant;
 pub(super) use tables::{DEADLINE, Tables, ask, saved};
 
-use super::neighbours::{self, Remark};
-use super::{Family, FirewallError, Found};
+use super::{Family, FirewallError, Found, Watch};
 use crate::warden::guard::{Admit, Guard, Session};
 use crate::warden::ledger::Lease;
 use rules::GRANTS_CHAIN;
 
 /// Every place of this host that may hold rules of ours, whatever is configured now.
-pub(crate) fn installed() -> Vec<Iptables> {
+pub(super) fn installed() -> Vec<Iptables> {
     let places = [Variant::Nft, Variant::Legacy]
         .into_iter()
         .flat_map(|variant| [Family::V4, Family::V6].into_iter().map(move |family| (variant, family)));
     let may_hold = places.filter(|&(variant, family)| tables::may_hold_rules(variant, family));
     may_hold.map(|(variant, family)| Iptables::new(variant, &[family], Admit::Accept)).collect()
-}
-
-/// Those of the places that this configuration leaves out: a guard that an earlier one left there would shut ports behind its back.
-pub(crate) async fn others(
-    installed: Vec<Iptables>,
-    variant: Variant,
-    families: &[Family],
-) -> Result<Vec<Iptables>, FirewallError> {
-    let actual = variant.actual().await?;
-    let left_out = |firewall: &Iptables| {
-        firewall.families.iter().any(|tables| tables.variant != actual || !families.contains(&tables.family))
-    };
-    let programs_there = |firewall: &Iptables| firewall.families.iter().all(Tables::is_installed);
-    Ok(installed.into_iter().filter(|firewall| left_out(firewall) && programs_there(firewall)).collect())
 }
 
 /// iptables of some families.
@@ -60,17 +46,17 @@ struct Chains {
 }
 
 impl Iptables {
-    pub(crate) fn new(variant: Variant, families: &[Family], admit: Admit) -> Self {
+    pub(super) fn new(variant: Variant, families: &[Family], admit: Admit) -> Self {
         Self { families: families.iter().map(|&family| Tables::new(variant, family)).collect(), admit }
     }
 
     /// Whether it may be a matter of iptables-legacy.
-    pub(crate) fn is_legacy(&self) -> bool {
+    pub(super) fn is_legacy(&self) -> bool {
         self.families.iter().any(|tables| tables.variant != Variant::Nft)
     }
 
     /// Whether the guard of every family is up.
-    pub(crate) async fn is_guarded(&self) -> Result<bool, FirewallError> {
+    pub(super) async fn is_guarded(&self) -> Result<bool, FirewallError> {
         for tables in &self.families {
             if tables.list().await?.rules(GUARD_CHAIN).next().is_none() {
                 return Ok(false);
@@ -80,7 +66,7 @@ impl Iptables {
     }
 
     /// Our rules that let somebody in, as the kernel holds them.
-    pub(crate) async fn found(&self) -> Result<Vec<Found>, FirewallError> {
+    pub(super) async fn found(&self) -> Result<Vec<Found>, FirewallError> {
         let mut found = Vec::new();
         for tables in &self.families {
             found.extend(tables.list().await?.rules(GRANTS_CHAIN).filter_map(rules::read));
@@ -89,7 +75,7 @@ impl Iptables {
     }
 
     /// Puts the guard up with these leases and sessions let in, and nobody else: one transaction a family.
-    pub(crate) async fn install(
+    pub(super) async fn install(
         &mut self,
         guard: &Guard,
         leases: &[&Lease],
@@ -105,7 +91,7 @@ impl Iptables {
     /// Looks whether everything of ours stands as it was put up, and puts it up anew where it does not; gives what was
     /// wrong and is right again. `taking_out` says that rules are being taken out meanwhile. A family that fails does not
     /// keep the other.
-    pub(crate) async fn heal(
+    pub(super) async fn heal(
         &mut self,
         guard: &Guard,
         leases: &[&Lease],
@@ -125,7 +111,7 @@ impl Iptables {
     }
 
     /// The guard as text, a line a rule, for a person to read.
-    pub(crate) fn describe(&self, guard: &Guard) -> Vec<String> {
+    pub(super) fn describe(&self, guard: &Guard) -> Vec<String> {
         let lines = |tables: &Tables| {
             let chains = Chains::new(tables.family, self.admit, guard, &[], &[]);
             let program = tables.program();
@@ -139,7 +125,7 @@ impl Iptables {
     }
 
     /// Lets the sources of leases in: one transaction a family, and for a single rule the way that is the shortest.
-    pub(crate) async fn open(&self, leases: &[Lease]) -> Result<(), FirewallError> {
+    pub(super) async fn open(&self, leases: &[Lease]) -> Result<(), FirewallError> {
         for lease in leases {
             self.serves(lease.key.source)?;
         }
@@ -153,7 +139,7 @@ impl Iptables {
     }
 
     /// Takes the rules of leases and standing sessions out again. One that is gone already does not keep the others.
-    pub(crate) async fn close(&self, leases: &[Lease], sessions: &[Session]) -> Result<(), FirewallError> {
+    pub(super) async fn close(&self, leases: &[Lease], sessions: &[Session]) -> Result<(), FirewallError> {
         let mut result = Ok(());
         for tables in &self.families {
             let of_family = |address: IpAddr| Family::of(address) == tables.family;
@@ -168,13 +154,24 @@ impl Iptables {
         result
     }
 
-    /// What of the other firewalls of this host goes round this guard, or keeps out whom it lets in.
-    pub(crate) async fn neighbours(&self, guard: &Guard) -> Vec<Remark> {
-        neighbours::look(self, guard).await
+    pub(super) fn variant(&self) -> Variant {
+        self.families.first().map_or(Variant::Auto, |tables| tables.variant)
+    }
+
+    /// Begins to watch what others do to it.
+    pub(super) async fn watch(&self) -> Result<io::Result<Watch>, FirewallError> {
+        let families: Vec<_> = self.families.iter().map(|tables| tables.family).collect();
+        Ok(Watch::new(self.variant().actual().await?, &families))
+    }
+
+    /// Whether a configuration with this kind of iptables, or none, and these families leaves it out.
+    pub(super) fn is_left_out(&self, actual: Option<Variant>, families: &[Family]) -> bool {
+        let left_out = |tables: &Tables| Some(tables.variant) != actual || !families.contains(&tables.family);
+        self.families.iter().any(left_out) && self.families.iter().all(Tables::is_installed)
     }
 
     /// Takes everything of ours away; `false` when there was nothing. A family that fails does not keep the other.
-    pub(crate) async fn remove(&self) -> Result<bool, FirewallError> {
+    pub(super) async fn remove(&self) -> Result<bool, FirewallError> {
         let mut result = Ok(false);
         for tables in &self.families {
             let removed = tables.uninstall().await;

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::Chains;
 use super::damage::{Part, Printed, damage};
 use super::rules::{GRANTS_CHAIN, GUARD_CHAIN};
+use crate::warden::firewall::nftables::has_chain;
 use crate::warden::firewall::{Family, FirewallError};
 
 const TABLE: &str = "filter";
@@ -68,7 +69,12 @@ pub(super) fn may_hold_rules(variant: Variant, family: Family) -> bool {
     let tables = match (variant, family) {
         (Variant::Legacy, Family::V4) => "/proc/net/ip_tables_names",
         (Variant::Legacy, Family::V6) => "/proc/net/ip6_tables_names",
-        _ => return true,
+        // Asked of the kernel, so that no program is run where nothing is; where it does not tell, it may.
+        _ => {
+            return [GUARD_CHAIN, GRANTS_CHAIN]
+                .iter()
+                .any(|chain| has_chain(family, TABLE, chain).unwrap_or(true));
+        }
     };
     fs::read_to_string(tables).is_ok_and(|names| names.lines().any(|name| name == TABLE))
 }

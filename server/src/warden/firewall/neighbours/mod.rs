@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::iptables::{self, Iptables, Variant};
-use super::{Family, FirewallError};
+use super::{Family, Firewall, FirewallError};
 use crate::warden::guard::Guard;
 
 mod fate;
@@ -43,7 +43,7 @@ impl fmt::Display for Remark {
 }
 
 /// Looks at everything that stands beside a firewall's guard.
-pub(super) async fn look(firewall: &Iptables, guard: &Guard) -> Vec<Remark> {
+pub(super) async fn look(firewall: &Firewall, guard: &Guard) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let surroundings = Surroundings::gather(firewall, &mut remarks).await;
     remarks::judge(&surroundings, firewall, guard, &mut remarks);
@@ -93,8 +93,8 @@ struct Finding<'a> {
 /// All tables that packets from and to this host pass.
 struct Surroundings {
     tables: Vec<Table>,
-    /// The kind of iptables that holds the guard.
-    ours: Variant,
+    /// The kind of iptables that holds the guard; `None` where our own table of nftables does.
+    ours: Option<Variant>,
     /// The kind that others call when they call `iptables`.
     usual: Option<Variant>,
     /// Whether firewalld is here, and throws the rules of iptables away when it is reloaded.
@@ -103,17 +103,20 @@ struct Surroundings {
 
 impl Surroundings {
     /// Reads what there is, and remarks on what cannot be read.
-    async fn gather(firewall: &Iptables, remarks: &mut Vec<Remark>) -> Self {
-        let variant = firewall.families.first().map_or(Variant::Auto, |tables| tables.variant);
-        let ours = variant.actual().await.unwrap_or(variant);
+    async fn gather(firewall: &Firewall, remarks: &mut Vec<Remark>) -> Self {
+        let variant = firewall.iptables().map(Iptables::variant);
+        let ours = match variant {
+            Some(variant) => Some(variant.actual().await.unwrap_or(variant)),
+            None => None,
+        };
         let usual = Variant::Auto.actual().await.ok();
         let mut unread = |what: &str, error: FirewallError| {
             remarks.push(Remark::Warning(format!("cannot look at the rules of {what}: {error}")));
         };
         let mut tables = Vec::new();
         for kind in [Variant::Nft, Variant::Legacy] {
-            for family in firewall.families.iter().map(|tables| tables.family) {
-                let called = if kind == ours { variant } else { kind };
+            for family in firewall.families() {
+                let called = variant.filter(|_| Some(kind) == ours).unwrap_or(kind);
                 let (program, _) = called.programs(family);
                 match iptables::saved(program).await {
                     Ok(saved) => tables.extend(saved::read(&saved).into_iter().map(|(name, chains)| Table {
@@ -121,7 +124,7 @@ impl Surroundings {
                         name,
                         chains,
                     })),
-                    Err(FirewallError::Missing { .. }) if kind != ours => {}
+                    Err(FirewallError::Missing { .. }) if Some(kind) != ours => {}
                     Err(error) => unread(program, error),
                 }
             }
@@ -144,7 +147,8 @@ impl Surroundings {
     }
 
     fn is_guarded(&self, table: &Table) -> bool {
-        matches!(table.owner, Owner::Iptables { kind, .. } if kind == self.ours) && table.name == "filter"
+        matches!(table.owner, Owner::Iptables { kind, .. } if Some(kind) == self.ours)
+            && table.name == "filter"
     }
 
     /// What the chains do with a packet that the kernel calls for it, but for the one that holds the guard.
@@ -176,13 +180,18 @@ fn with_natives(mut tables: Vec<Table>, natives: Vec<nft::NftTable>) -> Vec<Tabl
         };
         tables.iter().any(same)
     };
-    let natives: Vec<_> = natives.into_iter().filter(|native| !of_iptables(native)).collect();
+    let natives: Vec<_> =
+        natives.into_iter().filter(|native| !of_iptables(native) && !is_ours(native)).collect();
     tables.extend(natives.into_iter().map(|nft::NftTable { family, name, chains }| Table {
         owner: Owner::Nft { family },
         name,
         chains,
     }));
     tables
+}
+
+fn is_ours(native: &nft::NftTable) -> bool {
+    (native.family.as_str(), native.name.as_str()) == ("inet", "postern")
 }
 
 /// From version 2 on, only where rules were added past its zones.

@@ -5,29 +5,34 @@ use postern_proto::{Port, Protocol};
 
 use super::fate::{Decision, Fate, Packet, Rule, Verdict, Way, decide};
 use super::{Finding, Owner, Remark, Surroundings, Table};
-use crate::warden::firewall::Family;
 use crate::warden::firewall::iptables::{GUARD_CHAIN, Iptables, Tables};
+use crate::warden::firewall::{Family, Firewall};
 use crate::warden::guard::{Admit, Guard};
 
 /// The priority of iptables' filter table, and so of the guard: what has a smaller one comes before it.
-const GUARD_PRIORITY: i64 = 0;
+const IPTABLES_PRIORITY: i64 = 0;
+/// The priority of the guard of nftables.
+const NFTABLES_PRIORITY: i64 = -101;
 
 /// Judges everything.
-pub(super) fn judge(here: &Surroundings, firewall: &Iptables, guard: &Guard, remarks: &mut Vec<Remark>) {
-    let warnings = firewall.families.iter().flat_map(|tables| {
-        let family = tables.family;
+pub(super) fn judge(here: &Surroundings, firewall: &Firewall, guard: &Guard, remarks: &mut Vec<Remark>) {
+    let returns = firewall.iptables().is_some_and(|iptables| iptables.admit == Admit::Return);
+    let warnings = firewall.families().into_iter().flat_map(|family| {
         let guarded = guard.ports.iter().flat_map(move |guarded| {
-            let returned = (firewall.admit == Admit::Return).then(|| of_return(here, family, guarded.port));
+            let returned = returns.then(|| of_return(here, family, guarded.port));
             of_guarded_port(here, family, guarded.port, guarded.keep_established).chain(returned.flatten())
         });
         let knocks = guard.knock_ports.iter().map(|&number| Port { protocol: Protocol::Udp, number });
-        let knocks = knocks.flat_map(move |port| of_knock_port(here, family, port));
-        of_the_jump(here, tables).into_iter().chain(guarded).chain(knocks)
+        guarded.chain(knocks.flat_map(move |port| of_knock_port(here, family, port)))
     });
-    remarks.extend(warnings.map(Remark::Warning));
-    remarks.extend(of_firewalld(here, firewall, guard).into_iter().map(Remark::Warning));
-    remarks.extend(of_ufw_without_ipv6(here, firewall).map(Remark::Warning));
-    remarks.extend(of_who_is_here(here, firewall.admit).map(Remark::Note));
+    let tables = firewall.iptables().into_iter().flat_map(|iptables| &iptables.families);
+    let jumps = tables.filter_map(|tables| of_the_jump(here, tables));
+    remarks.extend(jumps.chain(warnings).map(Remark::Warning));
+    if let Some(iptables) = firewall.iptables() {
+        remarks.extend(of_firewalld(here, iptables, guard).into_iter().map(Remark::Warning));
+        remarks.extend(of_ufw_without_ipv6(here, iptables).map(Remark::Warning));
+    }
+    remarks.extend(of_who_is_here(here, firewall).map(Remark::Note));
 }
 
 fn of_guarded_port(
@@ -41,6 +46,8 @@ fn of_guarded_port(
         let (place, accept) = (finding.place(), finding.accept(port, way));
         Some(match finding.decision.fate {
             Fate::Dropped | Fate::Rejected if way == Way::In => shut(&finding, port),
+            // The guard of nftables comes before.
+            Fate::Led if here.ours.is_none() => return None,
             Fate::Led if finding.is_docker() => format!(
                 "{port} is published by a container, so its packets go round the guard ({place}); publish it on 127.0.0.1 \
                  only, or let docker-proxy take them from behind the guard; run: {accept}"
@@ -76,8 +83,9 @@ fn of_knock_port(here: &Surroundings, family: Family, port: Port) -> impl Iterat
     here.findings(Packet { family, port, way: Way::In }).filter_map(move |finding| {
         let (place, accept) = (finding.place(), finding.accept(port, Way::In));
         let why = match finding.decision.fate {
+            Fate::Led if here.ours.is_none() => return None,
             Fate::Led => "is led elsewhere, where it may be answered,",
-            Fate::Rejected if finding.base.priority < GUARD_PRIORITY => "is answered before the guard",
+            Fate::Rejected if finding.base.priority < here.guard_priority() => "is answered before the guard",
             _ => return None,
         };
         Some(format!("knock port {port} {why} by {place}, so strangers can find it; run: {accept}"))
@@ -125,7 +133,7 @@ fn of_the_jump(here: &Surroundings, tables: &Tables) -> Option<String> {
 /// firewalld throws away the guard when it is reloaded. Where it lets a port through, as it has to for grants, the port
 /// is open until the guard is back, unless INPUT shuts it by itself; and firewalld's own rules come with the reload.
 fn of_firewalld(here: &Surroundings, firewall: &Iptables, guard: &Guard) -> Option<String> {
-    if !here.firewalld_flushes || here.usual != Some(here.ours) {
+    if !here.firewalld_flushes || here.usual != here.ours {
         return None;
     }
     let mut commands = Vec::new();
@@ -169,8 +177,8 @@ fn of_ufw_without_ipv6(here: &Surroundings, firewall: &Iptables) -> Option<Strin
     })
 }
 
-fn of_who_is_here(here: &Surroundings, admit: Admit) -> impl Iterator<Item = String> {
-    let accepts = admit == Admit::Accept;
+fn of_who_is_here(here: &Surroundings, firewall: &Firewall) -> impl Iterator<Item = String> {
+    let accepts = firewall.iptables().is_some_and(|iptables| iptables.admit == Admit::Accept);
     let mut notes = Vec::new();
     if here.has_chain(is_of_ufw) {
         notes.push(if accepts {
@@ -194,9 +202,11 @@ fn of_who_is_here(here: &Surroundings, admit: Admit) -> impl Iterator<Item = Str
         );
     }
     if here.has_chain(|name| name == "DOCKER") || here.has_table(|name| name.starts_with("docker")) {
-        notes.push(
-            "Docker is here: a guarded port that a container publishes goes round the guard; check again when one does",
-        );
+        notes.push(if firewall.iptables().is_some() {
+            "Docker is here: a guarded port that a container publishes goes round the guard; check again when one does"
+        } else {
+            "Docker is here: a guarded port that a container publishes is guarded as well"
+        });
     }
     notes.into_iter().map(ToOwned::to_owned)
 }
@@ -211,6 +221,10 @@ pub(super) fn is_jump(rule: &Rule) -> bool {
 }
 
 impl Surroundings {
+    fn guard_priority(&self) -> i64 {
+        if self.ours.is_some() { IPTABLES_PRIORITY } else { NFTABLES_PRIORITY }
+    }
+
     /// Whether some iptables has a chain of such a name.
     fn has_chain(&self, is_it: impl Fn(&str) -> bool) -> bool {
         let tables = self.tables.iter().filter(|table| matches!(table.owner, Owner::Iptables { .. }));
@@ -291,7 +305,7 @@ mod tests {
 
     use super::super::{nft, saved, with_natives};
     use super::*;
-    use crate::warden::firewall::Variant;
+    use crate::warden::firewall::{Backend, Variant};
     use crate::warden::guard::{GuardedPort, Refuse};
 
     /// IPv4 through iptables-nft, with these rules, and this chain of a table of nftables.
@@ -312,12 +326,12 @@ mod tests {
         let natives = nft::read(&json!({"nftables": objects}).to_string()).unwrap();
         let tables = with_natives(tables, natives);
         let firewalld_flushes = tables.iter().any(is_firewalld);
-        Surroundings { tables, ours: Variant::Nft, usual: Some(Variant::Nft), firewalld_flushes }
+        Surroundings { tables, ours: Some(Variant::Nft), usual: Some(Variant::Nft), firewalld_flushes }
     }
 
     /// The remarks on them, for 22/tcp and the knock port 62201.
     fn judged(here: &Surroundings, admit: Admit) -> Vec<String> {
-        let firewall = Iptables::new(Variant::Auto, &[Family::V4], admit);
+        let firewall = Firewall::new(Backend::Iptables { variant: Variant::Auto, admit }, &[Family::V4]);
         let guard = Guard {
             knock_ports: vec![NonZeroU16::new(62201).unwrap()],
             ports: vec![GuardedPort { port: "22/tcp".parse().unwrap(), keep_established: true }],
