@@ -88,7 +88,8 @@ fn what_the_gate_does_itself_is_no_damage() -> Result<()> {
 
 /// Page faults of the programs that the warden has run: there is none without any.
 fn programs_run(gate: &Gate) -> Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", gate.pid(Role::Warden)?.as_raw_nonzero()))?;
+    let stat =
+        fs::read_to_string(format!("/proc/{}/stat", gate.wait_for_pid(Role::Warden, &[])?.as_raw_nonzero()))?;
     let (_, fields) = stat.rsplit_once(") ").context("a name in stat")?;
     // `cminflt` in proc(5), counted from behind the name.
     Ok(fields.split(' ').nth(8).context("cminflt")?.parse()?)
@@ -150,7 +151,7 @@ fn a_port_that_is_led_elsewhere_is_guarded() -> Result<()> {
         &world.gate,
         &format!(
             "table inet published {{ chain nat {{ type nat hook prerouting priority dstnat; \
-             tcp dport {SSH} redirect to :{BEHIND}; tcp dport 9000 redirect to :{WEB}; }} }}"
+             tcp dport {SSH} redirect to :{BEHIND}; tcp dport 9000 redirect to :{WEB}; }}; }}"
         ),
     )?;
     world.gate.start(&[])?;

@@ -31,6 +31,9 @@ const COMMENT: u8 = 0;
 /// Bytes of elements in one message, at the most: the list of them is one attribute, which holds 64 kB.
 const MESSAGE: usize = 32 * 1024;
 
+/// Whoever adopts it has looked at the clock before.
+const EARLIER: Duration = Duration::from_mins(1);
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
@@ -132,7 +135,8 @@ pub(super) fn read_lease(family: Family, held: &Held, now: Now) -> Option<Found>
         },
         id: LeaseId(u32::from_ne_bytes(id.try_into().ok()?)),
         port: read_door(port)?,
-        from: now.wall,
+        // The kernel ends it by a clock of its own: it lets in now, whatever the wall clock was set to.
+        from: now.wall.before(EARLIER),
         // What somebody saved and restored has a time of its own left; the text knows better.
         until: until.min(now.wall.after(held.left?)),
     })
@@ -287,7 +291,7 @@ mod tests {
                             key: lease.key.clone(),
                             id: lease.id,
                             port,
-                            from: now.wall,
+                            from: now.wall.before(EARLIER),
                             until: WallTime::from_secs(until),
                         };
                         assert_eq!(read_lease(family, &held, now), Some(found), "the earlier end counts");
