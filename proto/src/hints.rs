@@ -101,6 +101,18 @@ impl HintTable {
         self.epochs.iter().flat_map(move |hints| hints.look_up(hint))
     }
 
+    /// The hints of each epoch, oldest first, client by client, as far as they are known: of all clients but for the
+    /// last epoch, which is being filled.
+    pub fn hints(&self) -> impl Iterator<Item = (Epoch, &[Option<Hint>])> {
+        self.epochs.iter().chain([&self.next]).map(|hints| (hints.epoch, hints.of_client.as_slice()))
+    }
+
+    /// Whether a hint is a client's in any of these epochs.
+    #[must_use]
+    pub fn holds(&self, hint: Hint) -> bool {
+        self.epochs.iter().chain([&self.next]).any(|hints| hints.clients.contains_key(&hint))
+    }
+
     fn first(&self) -> Option<Epoch> {
         self.epochs.first().map(|hints| hints.epoch)
     }

@@ -166,6 +166,12 @@ impl GateKeys {
         &self.id
     }
 
+    /// The key of the veil, for a packet filter that unveils by itself.
+    #[must_use]
+    pub fn veil_key(&self) -> &[u8; VEIL_KEY_LEN] {
+        &self.veil
+    }
+
     /// The veil over a hint: `SipHash-2-4(veil key, nonce)` as 8 bytes, little-endian (SPEC 3.2).
     pub(crate) fn veil(&self, nonce: &[u8; NONCE_LEN]) -> [u8; HINT_LEN] {
         SipHasher24::new_with_key(&self.veil).hash(nonce).to_le_bytes()
@@ -229,7 +235,9 @@ impl Hint {
         Self(bytes)
     }
 
-    pub(crate) const fn bytes(self) -> [u8; HINT_LEN] {
+    /// Its bytes: the key of whatever looks it up.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; HINT_LEN] {
         self.0
     }
 }

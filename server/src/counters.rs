@@ -15,6 +15,9 @@ pub(crate) struct Counters {
     pub(crate) accepted: u64,
     /// Packets that passed the kernel's filter and found the capture's ring full; they are not among the received.
     pub(crate) dropped: u64,
+    /// Of the received and unknown, those that the kernel has refused by itself.
+    #[serde(default)]
+    pub(crate) refused_in_kernel: u64,
     /// Datagrams and knocks that were refused, by reason.
     pub(crate) refused: BTreeMap<Refusal, u64>,
 }
@@ -24,11 +27,18 @@ impl Counters {
         *self.refused.entry(reason).or_default() += 1;
     }
 
+    /// The kernel has refused so many more.
+    pub(crate) fn refuse_in_kernel(&mut self, more: u64) {
+        self.received += more;
+        self.refused_in_kernel += more;
+        *self.refused.entry(Refusal::Unknown).or_default() += more;
+    }
+
     /// One line with everything that is not zero.
     pub(crate) fn log(&self) {
         let refused: Vec<_> =
             self.refused.iter().map(|(reason, count)| format!("{reason}={count}")).collect();
-        let Self { received, accepted, dropped, .. } = self;
-        info!(received, accepted, dropped, refused = refused.join(" "), "counters");
+        let Self { received, accepted, dropped, refused_in_kernel, .. } = self;
+        info!(received, accepted, dropped, refused_in_kernel, refused = refused.join(" "), "counters");
     }
 }

@@ -145,8 +145,13 @@ fn logs_more(
     matches: impl Fn(&Value) -> bool,
     act: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let count =
-        || Ok::<_, anyhow::Error>(gate.events(message)?.iter().filter(|event| matches(event)).count());
+    let count = || {
+        let seen = gate.events(message)?.iter().filter(|event| matches(event)).count();
+        // The kernel refuses without a word: the front says how many those were.
+        let unseen = if message == "refused" { gate.events("refused in the kernel")? } else { Vec::new() };
+        let unseen = unseen.iter().filter(|event| matches(event)).filter_map(|event| event["count"].as_u64());
+        Ok::<_, anyhow::Error>(seen + usize::try_from(unseen.sum::<u64>())?)
+    };
     let before = count()?;
     act()?;
     let what = format!("{more} more lines \"{message}\"");

@@ -97,6 +97,9 @@ fn table(status: &Status) {
             println!("refused     {count} {reason}: {}", reason.meaning());
         }
     }
+    if packets.refused_in_kernel > 0 {
+        println!("kernel      refused {} of the unknown by itself", packets.refused_in_kernel);
+    }
     for (reason, count) in orders_refused {
         println!("warden      refused {} of the front: {reason}", count_of(*count, "order"));
     }

@@ -6,7 +6,9 @@ use postern_proto::keyfile::ClientEntry;
 use postern_proto::{ServiceName, WallTime};
 
 use super::Config;
-use super::sections::{BackendName, Established, FamilyName, GrantStyle, GuardStyle, ServiceConfig};
+use super::sections::{
+    BackendName, Established, FamilyName, GrantStyle, GuardStyle, KernelFilter, ServiceConfig,
+};
 use super::sequences::SequenceConfig;
 use crate::clock::BootTime;
 use crate::front::filter::Sought;
@@ -22,7 +24,12 @@ use crate::warden::roll::{Member, Roll, Service};
 impl Config {
     /// What a front is told whose store's folder is new, or is not.
     pub(crate) fn front(&self, is_new: bool) -> front::Settings {
-        front::Settings { is_new, watch: self.watch(), enrolled: self.enrolled() }
+        front::Settings {
+            is_new,
+            watch: self.watch(),
+            clients: self.clients.len(),
+            enrolled: self.enrolled(),
+        }
     }
 
     /// What one front watches and remembers.
@@ -32,6 +39,7 @@ impl Config {
             sought: self.sought(),
             gate: self.gate.id.clone(),
             tolerance: self.gate.tolerance,
+            kernel_filter: self.gate.kernel_filter == KernelFilter::Auto,
             store: self.store(),
         }
     }

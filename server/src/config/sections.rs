@@ -51,10 +51,22 @@ pub(crate) struct GateConfig {
     pub(crate) addresses: Vec<Host>,
     #[serde(default, deserialize_with = "tolerance")]
     pub(crate) tolerance: Tolerance,
+    #[serde(default, rename = "kernel-filter")]
+    pub(super) kernel_filter: KernelFilter,
     #[serde(default = "default_keys")]
     pub(super) keys: PathBuf,
     #[serde(default = "default_state")]
     pub(super) state: PathBuf,
+}
+
+/// Whether the kernel looks hints up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum KernelFilter {
+    /// Where it can.
+    #[default]
+    Auto,
+    Off,
 }
 
 /// `[services.NAME]`.

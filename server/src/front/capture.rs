@@ -25,7 +25,7 @@ mod tests;
 
 /// Bytes kept of each packet: link 20, two VLAN tags 8, IPv4 with all its options 60, UDP 8, knock 256 make 352; the
 /// rest leaves IPv6 (40 bytes) 180 for extension headers. The kernel's ring has slots of about this size.
-const SNAPLEN: i32 = 512;
+pub(super) const SNAPLEN: i32 = 512;
 
 /// Size of the kernel's ring in bytes: room for about 14,000 packets, a tenth of a second of a flood of 100,000 a second.
 const RING_LEN: i32 = 8 << 20;
@@ -155,6 +155,11 @@ impl Opened {
     pub(crate) fn open(interface: &str, sought: &Sought) -> Result<Self, CaptureError> {
         let (link, pcap) = activate(interface, sought)?;
         Ok(Self { interface: interface.to_owned(), link, pcap })
+    }
+
+    /// What comes before the IP header in its frames.
+    pub(crate) fn link(&self) -> Link {
+        self.link
     }
 }
 

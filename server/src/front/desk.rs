@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use anyhow::Context;
-use postern_proto::{Datagram, GateId};
+use postern_proto::{Datagram, GateId, Refusal, WallTime};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
 use super::frame::{Content, Frame};
 use super::gate::{self, Gate, Outcome, Purge, Refused, Unrecorded, Verdict};
+use super::kernel::Mirror;
 use super::process::Enrolled;
 use super::sequences::{SequenceSettings, Sequences, Spent};
 use crate::clock::Now;
@@ -26,6 +27,8 @@ const WAITING: usize = 65_536;
 pub(super) struct Desk {
     knock_ports: Vec<NonZeroU16>,
     pub(super) gate: RefCell<Gate>,
+    /// The kernel's set of hints, where it looks them up.
+    mirror: RefCell<Option<Mirror>>,
     pub(super) sequences: RefCell<Sequences>,
     pub(super) counters: RefCell<Counters>,
     /// The interfaces that are watched.
@@ -50,6 +53,7 @@ impl Desk {
     pub(super) fn new(
         knock_ports: Vec<NonZeroU16>,
         gate: Gate,
+        mirror: Option<Mirror>,
         sequences: Vec<SequenceSettings>,
         interfaces: Vec<String>,
     ) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Spent>)> {
@@ -57,6 +61,7 @@ impl Desk {
         let desk = Self {
             knock_ports,
             gate: RefCell::new(gate),
+            mirror: RefCell::new(mirror),
             sequences: RefCell::new(follow(sequences)?),
             counters: RefCell::default(),
             interfaces: RefCell::new(interfaces),
@@ -67,7 +72,31 @@ impl Desk {
             work: Notify::new(),
             stopping: Cell::new(false),
         };
+        desk.prepare(Now::read().wall);
         Ok((desk, to_note))
+    }
+
+    /// Computes a slice of the next epoch's hints, here and in the kernel; `true` once they are complete.
+    pub(super) fn prepare(&self, now: WallTime) -> bool {
+        let mut gate = self.gate.borrow_mut();
+        let is_complete = gate.prepare(now);
+        let mut mirror = self.mirror.borrow_mut();
+        let follows = mirror.as_mut().is_none_or(|mirror| mirror.follow(gate.hints(), gate.clients().len()));
+        is_complete && follows
+    }
+
+    /// All that was counted: what the kernel has refused came in as well, and was unknown.
+    pub(super) fn counted(&self) -> Counters {
+        let mut counters = self.counters.borrow_mut();
+        if let Some(mirror) = self.mirror.borrow_mut().as_mut() {
+            let refused = mirror.refused();
+            let more = refused.saturating_sub(counters.refused_in_kernel);
+            if more > 0 {
+                debug!(reason = %Refusal::Unknown, count = more, "refused in the kernel");
+                counters.refuse_in_kernel(more);
+            }
+        }
+        counters.clone()
     }
 
     /// Takes a packet to whom it concerns.
@@ -90,8 +119,13 @@ impl Desk {
             let sequences = follow(enrolled.sequences).map_err(|error| error.to_string())?;
             *self.sequences.borrow_mut() = sequences;
         }
-        self.gate.borrow_mut().reload(enrolled.services, clients, Now::read().wall);
-        self.counters.borrow().log();
+        let mut gate = self.gate.borrow_mut();
+        gate.reload(enrolled.services, clients, Now::read().wall);
+        if let Some(mirror) = self.mirror.borrow_mut().as_mut() {
+            mirror.begin_anew(gate.hints(), gate.clients().len());
+        }
+        drop(gate);
+        self.counted().log();
         Ok(())
     }
 

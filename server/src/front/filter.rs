@@ -46,6 +46,13 @@ pub(crate) struct Touch {
     pub(crate) flags: (u8, u8),
 }
 
+impl Sought {
+    /// Few touches of a protocol that cover all steps of it.
+    pub(super) fn touches(&self, protocol: Protocol) -> impl Iterator<Item = Touch> {
+        together(&self.steps).into_iter().filter(move |touch| touch.protocol == protocol)
+    }
+}
+
 impl Touch {
     /// Whether its flags are those of beginnings of connections only: SYN, and no ACK.
     pub(crate) const fn begins_connections(self) -> bool {

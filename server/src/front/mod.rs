@@ -27,6 +27,7 @@ mod desk;
 pub(crate) mod filter;
 pub(crate) mod frame;
 pub mod gate;
+pub(crate) mod kernel;
 pub(crate) mod process;
 pub(crate) mod sequences;
 pub mod store;
@@ -34,6 +35,7 @@ pub mod store;
 use capture::{Capture, Opened};
 use desk::Desk;
 use gate::{Gate, Unrecorded};
+use kernel::KernelFilter;
 use process::{Command, Event, Settings};
 use sequences::Spent;
 use store::Store;
@@ -63,7 +65,11 @@ impl Front {
     ///
     /// # Errors
     /// When the store cannot be used, or the clients' keys do not read.
-    fn start(settings: &Settings, captures: Vec<Opened>) -> anyhow::Result<Self> {
+    fn start(
+        settings: &Settings,
+        captures: Vec<Opened>,
+        kernel: Option<KernelFilter>,
+    ) -> anyhow::Result<Self> {
         let Settings { watch, enrolled, .. } = settings;
         let now = Now::read();
         let (store, memory) = Store::open(&watch.store, now)?;
@@ -72,8 +78,9 @@ impl Front {
         let gate = Gate::new(keys, watch.tolerance, enrolled.services.clone(), clients, memory, now.wall);
         let captures = captures.into_iter().map(Capture::watch).collect::<Result<Vec<_>, _>>()?;
         let interfaces = captures.iter().map(|capture| capture.interface().to_owned()).collect();
+        let mirror = kernel.map(|kernel| kernel.into_mirror(watch.tolerance));
         let (desk, spent) =
-            Desk::new(watch.sought.knocks.clone(), gate, enrolled.sequences.clone(), interfaces)?;
+            Desk::new(watch.sought.knocks.clone(), gate, mirror, enrolled.sequences.clone(), interfaces)?;
         Ok(Self { captures, gate_id: watch.gate.clone(), spent, desk: Rc::new(desk), store })
     }
 
@@ -125,7 +132,7 @@ impl Front {
         desk.stopping.set(true);
         desk.work.notify_one();
         let result = result.and(recorder.await.context("the recorder failed")?);
-        desk.counters.borrow().log();
+        desk.counted().log();
         result
     }
 }
@@ -156,11 +163,10 @@ async fn watch(
     }
 }
 
-/// Keeps the next epoch's hints coming.
+/// Keeps the next epoch's hints coming, and the kernel's set of them.
 async fn prepare(desk: Rc<Desk>) -> anyhow::Result<()> {
     loop {
-        let now = Now::read().wall;
-        let complete = desk.gate.borrow_mut().prepare(now);
+        let complete = desk.prepare(Now::read().wall);
         sleep(if complete { TICK } else { HINT_PAUSE }).await;
     }
 }
@@ -191,7 +197,7 @@ async fn sweep(desk: Rc<Desk>) -> anyhow::Result<()> {
 async fn note(desk: Rc<Desk>, orders: Rc<Sender<Order>>) -> anyhow::Result<()> {
     let mut last = None;
     for count in 0u64.. {
-        let (counters, interfaces) = (desk.counters.borrow().clone(), desk.interfaces.borrow().clone());
+        let (counters, interfaces) = (desk.counted(), desk.interfaces.borrow().clone());
         let note = Note { counters, interfaces };
         if count % NOTES_A_REPEAT == 0 || last.as_ref() != Some(&note) {
             orders.send(&Order::Note(note.clone())).await.context("the warden's link is gone")?;

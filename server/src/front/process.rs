@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use postern_proto::keyfile::KeyFile;
 use postern_proto::text::TextError;
-use postern_proto::{GateId, Tolerance};
+use postern_proto::{GateId, GateKeys, Tolerance};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -18,6 +18,7 @@ use super::Front;
 use super::capture::Opened;
 use super::filter::Sought;
 use super::gate::{Client, ServiceTable};
+use super::kernel::KernelFilter;
 use super::sequences::{SequenceSettings, Spent};
 use super::store;
 use crate::clock::Now;
@@ -35,6 +36,8 @@ pub(crate) struct Settings {
     /// Whether the folder of its store was made just now: no knock was ever recorded there.
     pub(crate) is_new: bool,
     pub(crate) watch: Watch,
+    /// How many clients there are: room for their hints is made before their keys are read.
+    pub(crate) clients: usize,
     pub(crate) enrolled: Enrolled,
 }
 
@@ -45,6 +48,8 @@ pub(crate) struct Watch {
     pub(crate) sought: Sought,
     pub(crate) gate: GateId,
     pub(crate) tolerance: Tolerance,
+    /// Whether the kernel is to look hints up, where it can.
+    pub(crate) kernel_filter: bool,
     /// Folder of the replay store.
     pub(crate) store: PathBuf,
 }
@@ -105,6 +110,7 @@ struct Confined {
     settings: Settings,
     orders: OwnedFd,
     captures: Vec<Opened>,
+    kernel: Option<KernelFilter>,
     unwatched: Vec<String>,
 }
 
@@ -123,9 +129,11 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
             Err(error) => return Err(error.into()),
         }
     }
+    let kernel = lay_filter(&settings, &captures);
     let files = Files::default().keep(&settings.watch.store, Access::Write);
     let mute = captures.iter().map(Opened::as_raw_fd).collect();
-    let keeps = Keeps { capabilities: CAPABILITIES, files, calls: Calls::Few { mute } };
+    let keeps =
+        Keeps { capabilities: CAPABILITIES, files, calls: Calls::Few { mute, maps: kernel.is_some() } };
     let threshold = sandbox::give_up_root(identity, keeps)?;
     // A store that was lost knew knocks that a client's clock may have dated ahead.
     let ahead = if settings.is_new { Duration::ZERO } else { settings.watch.tolerance.duration() };
@@ -133,12 +141,24 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     if !threshold.shut()? {
         warn!("this kernel has no Landlock: a process that is taken over could read what its user may");
     }
-    Ok(Confined { settings, orders, captures, unwatched })
+    Ok(Confined { settings, orders, captures, kernel, unwatched })
+}
+
+/// Has the kernel look hints up, where it can and is to.
+fn lay_filter(settings: &Settings, captures: &[Opened]) -> Option<KernelFilter> {
+    let Settings { watch, clients, .. } = settings;
+    // Without knocks there is nothing to look up.
+    if !watch.kernel_filter || watch.sought.knocks.is_empty() {
+        return None;
+    }
+    let keys = GateKeys::derive(&watch.gate);
+    let laid = KernelFilter::lay(captures, &watch.sought, &keys, watch.tolerance, *clients);
+    laid.inspect_err(|error| warn!("the kernel does not look hints up, the gate does it alone: {error}")).ok()
 }
 
 async fn work(confined: Confined, mut line: Line<Command, Event>) -> anyhow::Result<()> {
-    let Confined { settings, orders, captures, unwatched } = confined;
-    let front = Front::start(&settings, captures)?;
+    let Confined { settings, orders, captures, kernel, unwatched } = confined;
+    let front = Front::start(&settings, captures, kernel)?;
     beat(line.reports.clone());
     line.reports.send(&Report::Ready).await?;
     for interface in unwatched {

@@ -28,6 +28,8 @@ pub(crate) enum Calls {
         /// Descriptors that it only reads. A capture's would send raw frames to anywhere as well, to loopback behind the
         /// guard not the least: the kernel asks for the capability when such a socket is made, and never again.
         mute: Vec<RawFd>,
+        /// Whether it changes maps of the kernel that it holds.
+        maps: bool,
     },
     /// All but those with which a process gets at others, at the kernel or at the machine: it has to run programs
     /// (iptables), which use more than can be listed for every distribution.
@@ -50,7 +52,7 @@ impl Calls {
         let hide = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
         let clone3 = filter([(libc::SYS_clone3, vec![])].into(), allow.clone(), hide)?;
         let rest = match self {
-            Self::Few { mute } => filter(few::rules(mute)?, refuse, allow)?,
+            Self::Few { mute, maps } => filter(few::rules(mute, *maps)?, refuse, allow)?,
             Self::Ordinary => filter(never::rules()?, allow, refuse)?,
         };
         Ok([no_x32(), clone3, rest])
@@ -119,7 +121,8 @@ mod tests {
 
     #[test]
     fn both_lists_compile() {
-        for calls in [Calls::Few { mute: vec![] }, Calls::Few { mute: (3..70).collect() }, Calls::Ordinary] {
+        let few = |mute, maps| Calls::Few { mute, maps };
+        for calls in [few(vec![], false), few((3..70).collect(), true), Calls::Ordinary] {
             calls.programs().unwrap();
         }
     }

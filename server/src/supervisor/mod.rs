@@ -54,7 +54,8 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::NET_ADMIN)
-    .union(CapabilitySet::NET_RAW);
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::BPF);
 
 /// How often it looks whether an interface is back, and tells systemd that it is not stuck.
 const TICK: Duration = Duration::from_secs(1);

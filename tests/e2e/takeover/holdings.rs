@@ -20,8 +20,9 @@ use crate::world::World;
 const NOBODY: u32 = 65_534;
 const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
+const BPF: u64 = 1 << 39;
 /// What it takes to start the others: `CHOWN`, `FOWNER`, `KILL`, `SETGID`, `SETUID` and `SETPCAP`, and what they hold.
-const SUPERVISOR: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | NET_ADMIN | NET_RAW;
+const SUPERVISOR: u64 = BPF | 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | NET_ADMIN | NET_RAW;
 /// The seccomp mode of /proc: a filter.
 const FILTERED: u32 = 2;
 

@@ -85,6 +85,8 @@ pub struct Settings {
     pub interfaces: &'static [&'static str],
     /// `gate.ports`.
     pub ports: [u16; 2],
+    /// `gate.kernel-filter`.
+    pub kernel_filter: &'static str,
     /// `process.user`.
     pub user: &'static str,
     /// `POSTERND_LOG`.
@@ -109,6 +111,7 @@ impl Settings {
         interfaces: &[],
         ports: KNOCK_PORTS,
         tolerance_secs: 60,
+        kernel_filter: "auto",
         user: USER,
         log: "debug",
     };
@@ -117,7 +120,16 @@ impl Settings {
     #[must_use]
     pub fn to_toml(&self, id: &GateId, state: &Path) -> String {
         let Self {
-            window_secs, guard, grants, established, always_allow, ports, tolerance_secs, user, ..
+            window_secs,
+            guard,
+            grants,
+            established,
+            always_allow,
+            ports,
+            tolerance_secs,
+            kernel_filter,
+            user,
+            ..
         } = self;
         let (id, state, variant) = (id.to_text(), state.display(), self.variant.name());
         let backend = self.variant.backend();
@@ -143,6 +155,7 @@ impl Settings {
              id = \"{}\"\n\
              ports = {ports:?}\n\
              tolerance = \"{tolerance_secs}s\"\n\
+             kernel-filter = \"{kernel_filter}\"\n\
              {interfaces}\
              state = \"{state}\"\n\
              {}\

@@ -322,6 +322,12 @@ impl Gate {
         self.hints.prepare(&self.clients, slice)
     }
 
+    /// The hints of its clients, as far as they are known.
+    #[must_use]
+    pub fn hints(&self) -> &HintTable {
+        &self.hints
+    }
+
     /// The clients, by the position that their key file gave them.
     #[must_use]
     pub fn clients(&self) -> &[Client] {

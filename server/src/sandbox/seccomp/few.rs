@@ -5,9 +5,11 @@ use std::os::fd::RawFd;
 use libc::c_int;
 use seccompiler::BackendError;
 
+use crate::system::bpf;
+
 use super::{Rules, SOCKET_TYPE, all, is, is_not, masked};
 
-pub(super) fn rules(mute: &[RawFd]) -> Result<Rules, BackendError> {
+pub(super) fn rules(mute: &[RawFd], maps: bool) -> Result<Rules, BackendError> {
     let plain = [
         // What it holds open: the link, the capture, the store.
         libc::SYS_read,
@@ -69,6 +71,11 @@ pub(super) fn rules(mute: &[RawFd]) -> Result<Rules, BackendError> {
     ];
     let mut rules: Rules = plain.into_iter().map(|call| (call, vec![])).collect();
     mute_and_log(&mut rules, mute)?;
+    if maps {
+        // What is in the maps that it holds. It makes none, and loads no program.
+        let commands = bpf::HELD.map(|command| all([is(0, command)]));
+        rules.insert(libc::SYS_bpf, commands.into_iter().collect::<Result<_, _>>()?);
+    }
     // No memory is both written by it and run.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![all([masked(2, libc::PROT_EXEC, 0)])?]);

@@ -1,6 +1,4 @@
-//! The one module with unsafe code: calls to the kernel that no safe crate has. Each block says why it holds.
-
-#![expect(unsafe_code, reason = "getsockopt of ip_tables; the rest of the workspace is without")]
+//! Questions to iptables-legacy's tables, which are asked by getsockopt.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

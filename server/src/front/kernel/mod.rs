@@ -1,0 +1,67 @@
+//! Junk dies in the kernel: a socket filter that knows which hints are the clients', so that a knock-shaped packet with any
+//! other never reaches this process.
+//!
+//! ```text
+//! Sought ──program (assembler)──▶ filter on each capture's socket ◀── maps ◀── mirror ◀── the gate's HintTable
+//! ```
+//! Maps and programs are made while the process may ([`KernelFilter::lay`]); afterwards it only changes what the maps hold, by
+//! the descriptors that it has. The filter is no check: what it admits the gate looks up again. It may refuse nothing that
+//! the gate would not have refused as unknown: see the [`mirror`] for why it does not. Where the kernel has no such filter, or
+//! does not allow it, the classic one and the gate's own table do the work.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use postern_proto::{GateKeys, Tolerance, WallTime};
+
+use super::capture::Opened;
+use super::filter::Sought;
+use crate::system::bpf::Filter;
+
+mod assembler;
+mod maps;
+mod mirror;
+mod program;
+#[cfg(test)]
+mod tests;
+
+use maps::Maps;
+pub(crate) use mirror::Mirror;
+
+/// Beside the epochs of the tolerance: the next one, and one that is on its way out.
+const EPOCHS_BESIDE: u64 = 2;
+/// Clients that a reload may add to a handful.
+const SPARE_CLIENTS: usize = 64;
+
+/// Maps that were made, for filters that were attached.
+pub(crate) struct KernelFilter(Maps);
+
+impl KernelFilter {
+    /// Attaches a filter to each of these captures. It refuses nothing yet. Takes `CAP_BPF`.
+    ///
+    /// # Errors
+    /// When the kernel has none of this, or does not allow it; then each capture's filter is what it was, or refuses no more
+    /// than that did.
+    pub(crate) fn lay(
+        captures: &[Opened],
+        sought: &Sought,
+        keys: &GateKeys,
+        tolerance: Tolerance,
+        clients: usize,
+    ) -> io::Result<Self> {
+        let epochs = tolerance.epochs(WallTime::from_secs(u64::from(u32::MAX)));
+        let epochs = epochs.end().number() - epochs.start().number() + 1 + EPOCHS_BESIDE + 1;
+        let epochs = usize::try_from(epochs).map_err(io::Error::other)?;
+        let maps = Maps::create((clients + SPARE_CLIENTS).saturating_mul(epochs))?;
+        for capture in captures {
+            let program = program::program(capture.link(), sought, keys, &maps);
+            Filter::load(&program)?.attach(capture.as_raw_fd())?;
+        }
+        Ok(Self(maps))
+    }
+
+    /// The mirror of a gate's table, which its window of tolerance comes from.
+    pub(crate) fn into_mirror(self, tolerance: Tolerance) -> Mirror {
+        Mirror::new(self.0, tolerance)
+    }
+}
