@@ -16,6 +16,7 @@ mod flood;
 mod guard;
 mod healing;
 mod interfaces;
+mod kernel_filter;
 mod kill_rounds;
 mod killed;
 mod knockd_conf;

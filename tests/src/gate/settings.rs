@@ -120,16 +120,7 @@ impl Settings {
     #[must_use]
     pub fn to_toml(&self, id: &GateId, state: &Path) -> String {
         let Self {
-            window_secs,
-            guard,
-            grants,
-            established,
-            always_allow,
-            ports,
-            tolerance_secs,
-            kernel_filter,
-            user,
-            ..
+            window_secs, guard, grants, established, always_allow, ports, tolerance_secs, user, ..
         } = self;
         let (id, state, variant) = (id.to_text(), state.display(), self.variant.name());
         let backend = self.variant.backend();
@@ -141,6 +132,10 @@ impl Settings {
         let interfaces = match self.interfaces {
             [] => String::new(),
             names => format!("interfaces = {names:?}\n"),
+        };
+        let kernel_filter = match self.kernel_filter {
+            "auto" => String::new(),
+            other => format!("kernel-filter = \"{other}\"\n"),
         };
         let service = |(name, port)| {
             format!(
@@ -155,7 +150,7 @@ impl Settings {
              id = \"{}\"\n\
              ports = {ports:?}\n\
              tolerance = \"{tolerance_secs}s\"\n\
-             kernel-filter = \"{kernel_filter}\"\n\
+             {kernel_filter}\
              {interfaces}\
              state = \"{state}\"\n\
              {}\
