@@ -8,6 +8,9 @@
 //! the descriptors that it has. The filter is no check: what it admits the gate looks up again. It may refuse nothing that
 //! the gate would not have refused as unknown: see the [`mirror`] for why it does not. Where the kernel has no such filter, or
 //! does not allow it, the classic one and the gate's own table do the work.
+//!
+//! The program reads the kernel's own wall clock (as TAI, from Linux 6.1 on): once somebody sets it, or the front is late,
+//! the set is not asked, at that very packet. A timer that tells of it would be heard a moment later, and a knock be lost in it.
 
 use std::io;
 use std::os::fd::AsRawFd;
