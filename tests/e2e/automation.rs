@@ -1,7 +1,7 @@
 //! Hosts without people: many knocks at once with one key, and not one lost.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -92,13 +92,11 @@ fn a_hundred_knocks_at_once(variant: Variant, amid: impl FnOnce(&Gate) -> Result
 
 /// Waits until each address has its rule, and there is no other, and it stays so: knocks that came later renew.
 fn one_rule_an_address(gate: &Gate) -> Result<()> {
-    let mut expected: Vec<_> = NUMBERS.map(|number| format!("-s {}/32", ip_of(number, Family::V4))).collect();
+    let mut expected: Vec<_> = NUMBERS.map(|number| ip_of(number, Family::V4)).collect();
     expected.sort();
     let (mut last, mut settled) = (Vec::new(), None);
     let looked = wait_for("one rule an address", LONG, || {
-        let rules = gate.rules(Family::V4, "POSTERN-GRANTS")?;
-        let grants = rules.iter().filter(|rule| rule.contains("postern:worker:ssh:"));
-        last = grants.map(|rule| rule.split(' ').skip(2).take(2).collect::<Vec<_>>().join(" ")).collect();
+        last = workers_addresses(gate)?;
         last.sort();
         let since = *settled.get_or_insert_with(Instant::now);
         if last != expected {
@@ -107,6 +105,15 @@ fn one_rule_an_address(gate: &Gate) -> Result<()> {
         Ok((last == expected && since.elapsed() > Duration::from_secs(1)).then_some(()))
     });
     looked.with_context(|| format!("{last:?}"))
+}
+
+/// The address of each entry that the kernel has for the worker.
+fn workers_addresses(gate: &Gate) -> Result<Vec<IpAddr>> {
+    let entries = gate.entries(Family::V4)?;
+    let of_worker = entries.iter().filter(|entry| entry.contains("worker:ssh:"));
+    let address =
+        |entry: &String| entry.split_whitespace().find_map(|word| word.trim_end_matches("/32").parse().ok());
+    of_worker.map(|entry| address(entry).with_context(|| format!("no address: {entry}"))).collect()
 }
 
 fn send_each(socket: &UdpSocket, knocks: &[Knock], to: SocketAddr) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use postern_proto::WallTime;
 
-use super::Gate;
+use super::{Gate, Variant};
 use crate::netns::Family;
 use crate::process::succeed;
 use crate::wait::LONG;
@@ -34,6 +34,20 @@ impl Gate {
         command.args(["-w", "-S", chain]);
         let printed = succeed(command, b"", LONG)?.text();
         Ok(printed.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect())
+    }
+
+    /// What the kernel holds of each lease of a family, as the firewall's own program prints it.
+    ///
+    /// # Errors
+    /// When there is no guard.
+    pub fn entries(&self, family: Family) -> Result<Vec<String>> {
+        if self.settings.variant != Variant::Nftables {
+            return self.rules(family, "POSTERN-GRANTS");
+        }
+        let set = if family == Family::V4 { "leases_ipv4" } else { "leases_ipv6" };
+        let mut list = self.host.command("nft");
+        list.args(["list", "set", "inet", "postern", set]);
+        Ok(succeed(list, b"", LONG)?.text().split(',').map(str::to_owned).collect())
     }
 
     /// Everything in the filter table, without counters and comments.
