@@ -1,0 +1,124 @@
+//! Who is measured, and how each is set up: as its package has it, or with what its manual offers.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+use postern_tests::netns::Host;
+use postern_tests::process::succeed;
+use postern_tests::wait::LONG;
+
+use crate::flood::Junk;
+use crate::wire::Knock;
+
+mod fwknopd;
+mod knockd;
+mod posternd;
+mod recent;
+
+pub(crate) use posternd::{Backend, Filter};
+
+/// Somebody to be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contender {
+    Posternd(Backend, Filter),
+    Fwknopd(fwknopd::Mode, fwknopd::Tuning),
+    Knockd,
+    /// The ruleset that needs no daemon.
+    Recent,
+}
+
+/// What a measurement asks of a contender.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// How many have a key.
+    pub(crate) clients: usize,
+    /// How long a door stays open.
+    pub(crate) window_secs: u32,
+}
+
+impl Setup {
+    /// One client, and doors that stay open for as long as anything takes here.
+    pub(crate) const PLAIN: Self = Self { clients: 1, window_secs: 600 };
+}
+
+/// A contender that runs. Dropping it ends it.
+pub(crate) trait Running {
+    /// Where it runs.
+    fn host(&self) -> &Host;
+
+    /// Fresh knocks, one from each of those addresses.
+    fn knocks(&mut self, from: &[Ipv4Addr]) -> Result<Vec<Knock>>;
+
+    /// What it takes for a knock at first.
+    fn junk(&self) -> Junk;
+
+    /// Where it keeps what must be durable before a door opens, if anything must.
+    fn state(&self) -> Option<&Path> {
+        None
+    }
+}
+
+impl Contender {
+    /// All, in the order of the report; the first is what the others are compared with.
+    pub(crate) const ALL: [Self; 12] = {
+        use fwknopd::{Mode, Tuning};
+        [
+            Self::Posternd(Backend::Nftables, Filter::Kernel),
+            Self::Posternd(Backend::Nftables, Filter::Classic),
+            Self::Posternd(Backend::IptablesNft, Filter::Kernel),
+            Self::Posternd(Backend::IptablesNft, Filter::Classic),
+            Self::Posternd(Backend::IptablesLegacy, Filter::Kernel),
+            Self::Posternd(Backend::IptablesLegacy, Filter::Classic),
+            Self::Fwknopd(Mode::Pcap, Tuning::Installed),
+            Self::Fwknopd(Mode::Pcap, Tuning::Tuned),
+            Self::Fwknopd(Mode::Udp, Tuning::Installed),
+            Self::Fwknopd(Mode::Udp, Tuning::Tuned),
+            Self::Knockd,
+            Self::Recent,
+        ]
+    };
+
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Posternd(backend, filter) => format!("posternd-{}{}", backend.name(), filter.suffix()),
+            Self::Fwknopd(mode, tuning) => format!("fwknopd-{}{}", mode.name(), tuning.suffix()),
+            Self::Knockd => "knockd".to_owned(),
+            Self::Recent => "xt_recent".to_owned(),
+        }
+    }
+
+    /// Whether it is what all of this is about.
+    pub(crate) const fn is_ours(self) -> bool {
+        matches!(self, Self::Posternd(..))
+    }
+
+    /// How long apart its knocks should be: by more than whatever it sleeps in between, at random.
+    pub(crate) const fn rest_millis(self) -> u64 {
+        if self.is_ours() { 8 } else { 100 }
+    }
+
+    pub(crate) fn start(self, gate: Host, setup: Setup) -> Result<Box<dyn Running>> {
+        Ok(match self {
+            Self::Posternd(backend, filter) => Box::new(posternd::start(gate, backend, filter, setup)?),
+            Self::Fwknopd(mode, tuning) => Box::new(fwknopd::start(gate, mode, tuning, setup)?),
+            Self::Knockd => Box::new(knockd::start(gate)?),
+            Self::Recent => Box::new(recent::start(gate)?),
+        })
+    }
+}
+
+/// The firewall of a host as a careful administrator has it, for those that only add to it.
+fn default_drop(gate: &Host, accepts: &[&str]) -> Result<()> {
+    let usual = [
+        "-P INPUT DROP",
+        "-A INPUT -i lo -j ACCEPT",
+        "-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+    ];
+    usual.iter().chain(accepts).try_for_each(|rule| {
+        let mut command: Command = gate.command("iptables");
+        command.args(rule.split(' '));
+        succeed(command, b"", LONG).map(drop)
+    })
+}

@@ -1,0 +1,170 @@
+//! Knocks, and the first SYN behind each that is answered.
+//!
+//! A probe is a SYN of its own, from a port of its own: no connect is tried again, since a dropped SYN comes again only
+//! after a second. What is measured ends when the first SYN that gets through is *sent*: it is too long by up to the pause
+//! between two probes (half of it in the mean, since the first probe comes at a random time within it), and never too short.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use postern_tests::gate::SSH;
+use postern_tests::netns::Host;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, ipproto, recv, socket_with, sockopt};
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
+
+use crate::wire::{Knock, Wire, syn, syn_ack};
+
+/// Between two probes.
+pub(crate) const EVERY: Duration = Duration::from_micros(250);
+/// The first probe's port; each further one has the next.
+const FIRST_PORT: u16 = 1024;
+/// The nice value of who measures and of who floods: that comes from outside and is not slowed down by this machine's work.
+pub(crate) const PRIORITY: i32 = -10;
+/// The longest sleep, so that answers are seen in time.
+const NAP: Duration = Duration::from_millis(4);
+const BUFFER: usize = 8 << 20;
+
+/// How the probes behind a knock follow one another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pace {
+    /// One every [`EVERY`].
+    Even,
+    /// At first like that, and then at 2 % of the time since the knock: many that wait would be a flood of their own.
+    Slowing,
+}
+
+impl Pace {
+    fn pause(self, waited: Duration) -> Duration {
+        match self {
+            Self::Even => EVERY,
+            Self::Slowing => EVERY.max(waited / 50),
+        }
+    }
+}
+
+/// A knock that has not opened yet.
+struct Pending {
+    index: usize,
+    knocked: Instant,
+    next: Instant,
+    /// When each probe was sent.
+    sent: Vec<Instant>,
+}
+
+pub(crate) struct Prober {
+    wire: Wire,
+    answers: OwnedFd,
+}
+
+impl Prober {
+    pub(crate) fn of(world: &Host) -> Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let open = || socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::TCP));
+        let answers = world.enter(open)??;
+        sockopt::set_socket_recv_buffer_size_force(&answers, BUFFER)?;
+        Ok(Self { wire: Wire::of(world)?, answers })
+    }
+
+    /// Sends one knock; gives how long it took to open, if it did within the limit.
+    pub(crate) fn one(&self, knock: Knock, pace: Pace, limit: Duration) -> Result<Option<Duration>> {
+        Ok(self.all(&[knock], Duration::ZERO, pace, limit)?[0])
+    }
+
+    /// Sends knocks at even distances; gives how long each took to open, if it did within the limit.
+    pub(crate) fn all(
+        &self,
+        knocks: &[Knock],
+        distance: Duration,
+        pace: Pace,
+        limit: Duration,
+    ) -> Result<Vec<Option<Duration>>> {
+        be_on_time()?;
+        self.drain(|_, _| ())?;
+        let mut opened = vec![None; knocks.len()];
+        let mut pending: HashMap<Ipv4Addr, Pending> = HashMap::new();
+        let (begun, mut next) = (Instant::now(), 0);
+        while next < knocks.len() || !pending.is_empty() {
+            if let Some(knock) = knocks.get(next)
+                && begun.elapsed() >= distance * u32::try_from(next)?
+            {
+                let knocked = Instant::now();
+                knock.packets.iter().try_for_each(|packet| self.wire.send(packet))?;
+                let first = knocked + EVERY.mul_f64(fastrand::f64());
+                pending.insert(knock.from, Pending { index: next, knocked, next: first, sent: vec![] });
+                next += 1;
+            }
+            for (&from, pending) in &mut pending {
+                self.probe(from, pending, pace)?;
+            }
+            self.drain(|port, to| {
+                let answered = usize::from(to.port().wrapping_sub(FIRST_PORT));
+                let time = |waits: &Pending| Some(*waits.sent.get(answered)? - waits.knocked);
+                if port == SSH
+                    && let Some(time) = pending.get(to.ip()).and_then(time)
+                    && let Some(found) = pending.remove(to.ip())
+                {
+                    opened[found.index] = Some(time);
+                }
+            })?;
+            pending.retain(|_, waits| waits.knocked.elapsed() < limit);
+            let due =
+                (next < knocks.len()).then(|| begun + distance * u32::try_from(next).unwrap_or(u32::MAX));
+            let wake = pending.values().map(|waits| waits.next).chain(due).min();
+            if let Some(wake) = wake {
+                thread::sleep(wake.saturating_duration_since(Instant::now()).min(NAP));
+            }
+        }
+        Ok(opened)
+    }
+
+    /// One SYN to the door for each address: gives to which of them it is open.
+    pub(crate) fn once(&self, from: &[Ipv4Addr], port: u16) -> Result<()> {
+        from.iter().try_for_each(|&from| {
+            Ok(self.wire.send(&syn(SocketAddrV4::new(from, port), SSH, fastrand::u32(..)))?)
+        })
+    }
+
+    /// The answers that have come in: from which port, to whom.
+    pub(crate) fn drain(&self, mut each: impl FnMut(u16, SocketAddrV4)) -> Result<()> {
+        let mut buffer = [0_u8; 128];
+        loop {
+            match recv(&self.answers, &mut buffer, RecvFlags::empty()) {
+                Ok((len, _)) => {
+                    if let Some((port, to)) = syn_ack(&buffer[..len]) {
+                        each(port, to);
+                    }
+                }
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn probe(&self, from: Ipv4Addr, pending: &mut Pending, pace: Pace) -> Result<()> {
+        let now = Instant::now();
+        let port = u16::try_from(pending.sent.len()).ok().and_then(|number| FIRST_PORT.checked_add(number));
+        if now < pending.next {
+            return Ok(());
+        }
+        // Whoever has used all its ports has waited for long enough to be given up soon.
+        if let Some(port) = port {
+            pending.sent.push(now);
+            self.wire.send(&syn(SocketAddrV4::new(from, port), SSH, fastrand::u32(..)))?;
+        }
+        pending.next = now + pace.pause(now - pending.knocked);
+        Ok(())
+    }
+}
+
+/// Has this thread, and it alone, go before others, and wake when it said that it would.
+pub(crate) fn be_on_time() -> Result<()> {
+    setpriority_process(None, PRIORITY)?;
+    Ok(fs::write(format!("/proc/{}/timerslack_ns", gettid().as_raw_nonzero()), "1000")?)
+}
