@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use crate::contenders::Contender;
-use crate::measure::{Plan, junk, latency};
+use crate::measure::{Plan, clients, copies, grants, idle, junk, latency, rate, sequences};
 use crate::report::Section;
 
 pub(crate) const USAGE: &str = "\
@@ -14,7 +14,16 @@ usage: bash tests/bench [MEASUREMENT...] [--only CONTENDER,...] [--rounds N] [--
 type Measure = fn(&Plan) -> Section;
 
 /// By name, in the order of the report.
-const MEASUREMENTS: &[(&str, Measure)] = &[("latency", latency::measure), ("junk", junk::measure)];
+const MEASUREMENTS: &[(&str, Measure)] = &[
+    ("latency", latency::measure),
+    ("junk", junk::measure),
+    ("clients", clients::measure),
+    ("copies", copies::measure),
+    ("sequences", sequences::measure),
+    ("rate", rate::measure),
+    ("idle", idle::measure),
+    ("grants", grants::measure),
+];
 
 const ROUNDS: usize = 3;
 const KNOCKS: usize = 1000;

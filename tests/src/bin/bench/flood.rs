@@ -35,6 +35,17 @@ pub(crate) enum Junk {
     Syns { port: u16, sources: u32 },
 }
 
+impl Junk {
+    /// Where it goes.
+    pub(crate) const fn port(&self) -> u16 {
+        let (Self::Random { port, .. }
+        | Self::Base64 { port, .. }
+        | Self::Copies { port, .. }
+        | Self::Syns { port, .. }) = self;
+        *port
+    }
+}
+
 /// A flood that goes on until it is dropped.
 pub(crate) struct Flood {
     over: Arc<AtomicBool>,

@@ -19,6 +19,7 @@ mod arguments;
 mod commit;
 mod contenders;
 mod flood;
+mod forks;
 mod measure;
 mod meter;
 mod prober;

@@ -4,7 +4,7 @@
 //! after a second. What is measured ends when the first SYN that gets through is *sent*: it is too long by up to the pause
 //! between two probes (half of it in the mean, since the first probe comes at a random time within it), and never too short.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use postern_tests::gate::SSH;
 use postern_tests::netns::Host;
+use postern_tests::probe::PATIENCE;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, ipproto, recv, socket_with, sockopt};
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 
-use crate::wire::{Knock, Wire, syn, syn_ack};
+use crate::wire::{APART, Knock, Packet, Wire, syn, syn_ack};
 
 /// Between two probes.
 pub(crate) const EVERY: Duration = Duration::from_micros(250);
@@ -50,9 +51,13 @@ impl Pace {
 }
 
 /// A knock that has not opened yet.
-struct Pending {
+struct Pending<'a> {
     index: usize,
+    /// Those that are still to be sent.
+    steps: &'a [Packet],
+    /// When the last of them was sent.
     knocked: Instant,
+    /// When the next step or probe is.
     next: Instant,
     /// When each probe was sent.
     sent: Vec<Instant>,
@@ -94,14 +99,13 @@ impl Prober {
             if let Some(knock) = knocks.get(next)
                 && begun.elapsed() >= distance * u32::try_from(next)?
             {
-                let knocked = Instant::now();
-                knock.packets.iter().try_for_each(|packet| self.wire.send(packet))?;
-                let first = knocked + EVERY.mul_f64(fastrand::f64());
-                pending.insert(knock.from, Pending { index: next, knocked, next: first, sent: vec![] });
+                let now = Instant::now();
+                let (index, steps) = (next, knock.packets.as_slice());
+                pending.insert(knock.from, Pending { index, steps, knocked: now, next: now, sent: vec![] });
                 next += 1;
             }
-            for (&from, pending) in &mut pending {
-                self.probe(from, pending, pace)?;
+            for (&from, waits) in &mut pending {
+                self.advance(from, waits, pace)?;
             }
             self.drain(|port, to| {
                 let answered = usize::from(to.port().wrapping_sub(FIRST_PORT));
@@ -124,15 +128,33 @@ impl Prober {
         Ok(opened)
     }
 
-    /// One SYN to the door for each address: gives to which of them it is open.
-    pub(crate) fn once(&self, from: &[Ipv4Addr], port: u16) -> Result<()> {
-        from.iter().try_for_each(|&from| {
-            Ok(self.wire.send(&syn(SocketAddrV4::new(from, port), SSH, fastrand::u32(..)))?)
-        })
+    /// Sends each knock at its time, and one probe behind it, when `after` is over; gives how many of those were answered.
+    pub(crate) fn once(&self, knocks: &[Knock], distance: Duration, after: Duration) -> Result<usize> {
+        be_on_time()?;
+        self.drain(|_, _| ())?;
+        let at = |index: usize| u32::try_from(index).map(|index| distance * index);
+        let (begun, mut sent, mut probed) = (Instant::now(), 0, 0);
+        let mut open = HashSet::new();
+        while probed < knocks.len() {
+            while sent < knocks.len() && begun.elapsed() >= at(sent)? {
+                knocks[sent].packets.iter().try_for_each(|packet| self.wire.send(packet))?;
+                sent += 1;
+            }
+            while probed < sent && begun.elapsed() >= at(probed)? + after {
+                let from = SocketAddrV4::new(knocks[probed].from, FIRST_PORT);
+                self.wire.send(&syn(from, SSH, fastrand::u32(..)))?;
+                probed += 1;
+            }
+            self.drain(|_, to| open.extend([*to.ip()]))?;
+            thread::sleep(EVERY);
+        }
+        thread::sleep(PATIENCE);
+        self.drain(|_, to| open.extend([*to.ip()]))?;
+        Ok(open.len())
     }
 
     /// The answers that have come in: from which port, to whom.
-    pub(crate) fn drain(&self, mut each: impl FnMut(u16, SocketAddrV4)) -> Result<()> {
+    fn drain(&self, mut each: impl FnMut(u16, SocketAddrV4)) -> Result<()> {
         let mut buffer = [0_u8; 128];
         loop {
             match recv(&self.answers, &mut buffer, RecvFlags::empty()) {
@@ -147,18 +169,25 @@ impl Prober {
         }
     }
 
-    fn probe(&self, from: Ipv4Addr, pending: &mut Pending, pace: Pace) -> Result<()> {
+    /// Sends the step or the probe that is due.
+    fn advance(&self, from: Ipv4Addr, waits: &mut Pending, pace: Pace) -> Result<()> {
         let now = Instant::now();
-        let port = u16::try_from(pending.sent.len()).ok().and_then(|number| FIRST_PORT.checked_add(number));
-        if now < pending.next {
+        if now < waits.next {
+            return Ok(());
+        }
+        if let Some((step, later)) = waits.steps.split_first() {
+            self.wire.send(step)?;
+            (waits.steps, waits.knocked) = (later, now);
+            waits.next = now + if later.is_empty() { EVERY.mul_f64(fastrand::f64()) } else { APART };
             return Ok(());
         }
         // Whoever has used all its ports has waited for long enough to be given up soon.
-        if let Some(port) = port {
-            pending.sent.push(now);
+        let number = u16::try_from(waits.sent.len()).ok();
+        if let Some(port) = number.and_then(|number| FIRST_PORT.checked_add(number)) {
+            waits.sent.push(now);
             self.wire.send(&syn(SocketAddrV4::new(from, port), SSH, fastrand::u32(..)))?;
         }
-        pending.next = now + pace.pause(now - pending.knocked);
+        waits.next = now + pace.pause(now - waits.knocked);
         Ok(())
     }
 }

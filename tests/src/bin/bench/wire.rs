@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use anyhow::Result;
 use postern_tests::netns::Host;
@@ -17,12 +18,15 @@ pub(crate) const GATE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// From the IPv4 header on.
 pub(crate) type Packet = Vec<u8>;
 
-/// All that one knock is: one packet, or the steps of a sequence.
+/// All that one knock is: one packet, or the steps of a sequence, [`APART`] from one another.
 #[derive(Clone, Debug)]
 pub(crate) struct Knock {
     pub(crate) from: Ipv4Addr,
     pub(crate) packets: Vec<Packet>,
 }
+
+/// Between two steps: less, and a real network would bring them in another order.
+pub(crate) const APART: Duration = Duration::from_millis(5);
 
 const IP_LEN: usize = 20;
 const TCP: u8 = 6;

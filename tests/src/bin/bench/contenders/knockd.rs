@@ -48,4 +48,8 @@ impl Running for Knockd {
     fn junk(&self) -> Junk {
         Junk::Syns { port: STEPS[0], sources: 5_000 }
     }
+
+    fn first_step(&self) -> Option<u16> {
+        Some(STEPS[0])
+    }
 }

@@ -36,11 +36,13 @@ pub(crate) struct Setup {
     pub(crate) clients: usize,
     /// How long a door stays open.
     pub(crate) window_secs: u32,
+    /// Knocks are the steps of a sequence, where it has both.
+    pub(crate) by_steps: bool,
 }
 
 impl Setup {
     /// One client, and doors that stay open for as long as anything takes here.
-    pub(crate) const PLAIN: Self = Self { clients: 1, window_secs: 600 };
+    pub(crate) const PLAIN: Self = Self { clients: 1, window_secs: 600, by_steps: false };
 }
 
 /// A contender that runs. Dropping it ends it.
@@ -53,6 +55,11 @@ pub(crate) trait Running {
 
     /// What it takes for a knock at first.
     fn junk(&self) -> Junk;
+
+    /// The port of a sequence's first step, where it has one.
+    fn first_step(&self) -> Option<u16> {
+        None
+    }
 
     /// Where it keeps what must be durable before a door opens, if anything must.
     fn state(&self) -> Option<&Path> {
@@ -92,6 +99,26 @@ impl Contender {
     /// Whether it is what all of this is about.
     pub(crate) const fn is_ours(self) -> bool {
         matches!(self, Self::Posternd(..))
+    }
+
+    /// Whether a knock is a datagram.
+    pub(crate) const fn has_datagrams(self) -> bool {
+        matches!(self, Self::Posternd(..) | Self::Fwknopd(..))
+    }
+
+    /// Whether a knock is a sequence, or can be: of ours one is enough, since the firewall has no part in that.
+    pub(crate) const fn has_steps(self) -> bool {
+        matches!(
+            self,
+            Self::Posternd(Backend::Nftables | Backend::IptablesNft, Filter::Kernel)
+                | Self::Knockd
+                | Self::Recent
+        )
+    }
+
+    /// Whether it is the one of its kind in which only the junk's way differs from the others.
+    pub(crate) const fn has_default_filter(self) -> bool {
+        !matches!(self, Self::Posternd(_, Filter::Classic))
     }
 
     /// How long apart its knocks should be: by more than whatever it sleeps in between, at random.

@@ -12,6 +12,7 @@ use postern_tests::gate::{Gate, SSH, Settings, USER, Variant};
 use postern_tests::knocks::Client;
 use postern_tests::netns::Host;
 
+use super::knockd::steps;
 use super::{Running, Setup};
 use crate::flood::Junk;
 use crate::wire::{Knock, datagram};
@@ -74,8 +75,12 @@ impl Filter {
     }
 }
 
+/// Of the sequence that opens the same door.
+const STEPS: [u16; 3] = [7000, 8000, 9000];
+
 pub(super) struct Posternd {
     gate: Gate,
+    by_steps: bool,
     knockers: Vec<Client>,
     next: usize,
 }
@@ -103,7 +108,7 @@ pub(super) fn start(host: Host, backend: Backend, filter: Filter, setup: Setup) 
     gate.start(&[])?;
     // With very many clients it is still busy with itself when it is ready.
     thread::sleep(Duration::from_millis(100));
-    Ok(Posternd { gate, knockers, next: 0 })
+    Ok(Posternd { gate, by_steps: setup.by_steps, knockers, next: 0 })
 }
 
 fn configuration(gate: &Gate, backend: Backend, filter: Filter, setup: Setup) -> String {
@@ -116,6 +121,7 @@ fn configuration(gate: &Gate, backend: Backend, filter: Filter, setup: Setup) ->
          [services.ssh]\n\
          ports = [\"{SSH}/tcp\"]\n\
          window = \"{}s\"\n\
+         {}\
          [firewall]\n\
          {}\
          [process]\n\
@@ -126,8 +132,14 @@ fn configuration(gate: &Gate, backend: Backend, filter: Filter, setup: Setup) ->
         gate.state().display(),
         filter.line(),
         setup.window_secs,
+        if setup.by_steps { sequence() } else { String::new() },
         backend.section(),
     )
+}
+
+fn sequence() -> String {
+    let steps = STEPS.map(|step| step.to_string());
+    format!("[sequences.steps]\nsteps = {steps:?}\nservices = [\"ssh\"]\nmax-leases = 4096\n")
 }
 
 impl Running for Posternd {
@@ -136,6 +148,9 @@ impl Running for Posternd {
     }
 
     fn knocks(&mut self, from: &[Ipv4Addr]) -> Result<Vec<Knock>> {
+        if self.by_steps {
+            return Ok(from.iter().map(|&from| steps(from, &STEPS)).collect());
+        }
         let knock = |&from| {
             self.next = (self.next + 1) % self.knockers.len();
             let client = self.knockers.get(self.next).context("a client")?;
@@ -147,6 +162,10 @@ impl Running for Posternd {
 
     fn junk(&self) -> Junk {
         Junk::Random { port: PORT, len: KNOCK_LEN }
+    }
+
+    fn first_step(&self) -> Option<u16> {
+        self.by_steps.then_some(STEPS[0])
     }
 
     fn state(&self) -> Option<&Path> {

@@ -35,4 +35,8 @@ impl Running for Recent {
     fn junk(&self) -> Junk {
         Junk::Syns { port: STEPS[0], sources: 5_000 }
     }
+
+    fn first_step(&self) -> Option<u16> {
+        Some(STEPS[0])
+    }
 }

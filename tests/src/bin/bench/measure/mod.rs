@@ -8,8 +8,14 @@ use crate::contenders::{Contender, Setup};
 use crate::report::Section;
 use crate::scene::Scene;
 
+pub(crate) mod clients;
+pub(crate) mod copies;
+pub(crate) mod grants;
+pub(crate) mod idle;
 pub(crate) mod junk;
 pub(crate) mod latency;
+pub(crate) mod rate;
+pub(crate) mod sequences;
 
 /// What the caller wants.
 #[derive(Clone, Debug)]

@@ -1,0 +1,43 @@
+//! 3. Whether junk costs more the more have a key.
+
+use super::junk::{FIGURES, amid, name};
+use super::{Plan, in_turns};
+use crate::contenders::{Backend, Contender, Setup};
+use crate::report::Section;
+
+const TITLE: &str = "3. Junk, by the number of clients";
+const COUNTS: [usize; 5] = [1, 10, 100, 1_000, 100_000];
+/// What is offered to ours; to the others less, the more keys they try: an overflowing queue hides what a packet costs.
+const OURS: u32 = 100_000;
+const THEIRS: [u32; 4] = [2_000, 1_000, 500, 50];
+const KNOCKS: usize = 20;
+
+pub(crate) fn measure(plan: &Plan) -> Section {
+    let mut section = Section::new(TITLE, FIGURES, 0);
+    for (index, clients) in COUNTS.into_iter().enumerate() {
+        let plan = Plan {
+            contenders: plan.contenders.iter().copied().filter(|who| takes_part(*who, index)).collect(),
+            rounds: 1,
+            ..*plan
+        };
+        let setup = Setup { clients, ..Setup::PLAIN };
+        in_turns(&plan, &mut section, &format!("{clients} clients"), setup, |section, contender, scene| {
+            let rate = if contender.is_ours() { OURS } else { THEIRS[index] };
+            let figures = amid(scene, scene.contender.junk(), Some(rate), KNOCKS)?;
+            let who = format!("{}, at {}", contender.name(), name(Some(rate)));
+            section.enter(&format!("{clients} clients"), &who, figures);
+            Ok(())
+        });
+    }
+    section.notes.push(format!("open: of {KNOCKS}."));
+    section
+}
+
+/// The firewall has no part in this; and knockd and the ruleset have no clients.
+fn takes_part(contender: Contender, index: usize) -> bool {
+    match contender {
+        Contender::Posternd(backend, _) => backend == Backend::Nftables,
+        Contender::Fwknopd(..) => index < THEIRS.len(),
+        Contender::Knockd | Contender::Recent => false,
+    }
+}
