@@ -137,7 +137,9 @@ impl Sender {
         match self {
             Self::Datagrams { socket, rng, buffers, fill } => {
                 let buffers = &mut buffers[..count];
-                buffers.iter_mut().for_each(|buffer| fill.fill(rng, buffer));
+                for buffer in buffers.iter_mut() {
+                    fill.fill(rng, buffer);
+                }
                 send_all(socket, buffers)
             }
             Self::Packets { wire, packets, next } => {
@@ -155,7 +157,9 @@ impl Fill {
             Self::Random => rng.fill(buffer),
             Self::Base64 => {
                 rng.fill(buffer);
-                buffer.iter_mut().for_each(|byte| *byte = BASE64[usize::from(*byte % 64)]);
+                for byte in buffer {
+                    *byte = BASE64[usize::from(*byte % 64)];
+                }
             }
             Self::Nothing => {}
         }

@@ -1,4 +1,4 @@
-//! The ruleset of Arch's wiki that needs no daemon, and has no cryptography: xt_recent remembers who has taken which step.
+//! The ruleset of Arch's wiki that needs no daemon, and has no cryptography: `xt_recent` remembers who has taken which step.
 
 use std::net::Ipv4Addr;
 

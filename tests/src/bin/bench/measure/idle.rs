@@ -17,7 +17,7 @@ const FIGURES: &[&str] =
     &["CPU, ms", "wake-ups, 1/s", "RSS, KiB", "PSS, KiB", "processes", "processes started"];
 /// What follows a first knock is over by then.
 const SETTLE: Duration = Duration::from_secs(5);
-const LENGTH: Duration = Duration::from_secs(60);
+const LENGTH: Duration = Duration::from_mins(1);
 
 struct Idle {
     name: String,
@@ -74,7 +74,7 @@ fn all(section: &mut Section, scenes: Vec<(String, Scene)>) -> Result<()> {
             "",
             name,
             vec![
-                Some((scene.meter.cpu()? - *cpu).as_secs_f64() * 1e3),
+                Some(scene.meter.cpu()?.saturating_sub(*cpu).as_secs_f64() * 1e3),
                 Some(float(later.sleeps.saturating_sub(usage.sleeps)) / lasted),
                 Some(float(later.resident)),
                 Some(float(later.proportional)),

@@ -63,7 +63,8 @@ pub(super) fn amid(
     let host = scene.contender.host();
     let before = (Instant::now(), scene.meter.cpu()?, host.packets_in()?, flood.sent());
     thread::sleep(ALONE);
-    let (lasted, cpu) = (before.0.elapsed().as_secs_f64(), (scene.meter.cpu()? - before.1).as_secs_f64());
+    let (lasted, cpu) =
+        (before.0.elapsed().as_secs_f64(), scene.meter.cpu()?.saturating_sub(before.1).as_secs_f64());
     let (delivered, sent) = (float(host.packets_in()? - before.2), float(flood.sent() - before.3));
     let opened = scene.prober.all(&knocks, DISTANCE, Pace::Slowing, LIMIT)?;
     flood.end()?;

@@ -86,7 +86,7 @@ fn knock(scene: &mut Scene, rate: u32, length: Duration) -> Result<(usize, f64)>
     let knocks = scene.knocks(count)?;
     let before = scene.meter.cpu()?;
     let open = scene.prober.once(&knocks, Duration::from_secs(1) / rate, OPEN_AFTER)?;
-    let cpu = (scene.meter.cpu()? - before).as_secs_f64();
+    let cpu = scene.meter.cpu()?.saturating_sub(before).as_secs_f64();
     // All doors close before the next ones open.
     std::thread::sleep(Duration::from_secs(u64::from(WINDOW_SECS)));
     Ok((count - open, cpu / float(length.as_secs()) * 100.0))

@@ -68,8 +68,8 @@ impl Section {
 
     /// The ratio of a row's compared figure to that of the first row under its condition that has one.
     fn ratio(&self, row: &Row) -> Option<f64> {
-        let first = self.rows.iter().filter(|other| other.condition == row.condition);
-        let first = first.filter_map(|other| other.figure(self.compared)).next()?;
+        let mut alike = self.rows.iter().filter(|other| other.condition == row.condition);
+        let first = alike.find_map(|other| other.figure(self.compared))?;
         Some(row.figure(self.compared)? / first).filter(|ratio| ratio.is_finite())
     }
 }
