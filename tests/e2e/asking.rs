@@ -15,7 +15,7 @@ use nix::unistd::{Group, User};
 use postern_tests::gate::{GROUP, Gate, SSH, Settings, USER, Variant};
 use postern_tests::netns::Family;
 use postern_tests::probe::{Seen, probe, wait_to_see};
-use postern_tests::process::{Finished, run};
+use postern_tests::process::{Finished, run, succeed};
 use postern_tests::programs;
 use postern_tests::wait::{LONG, wait_for};
 use rustix::fs::{Gid, Uid};
@@ -145,7 +145,10 @@ fn only_root_and_the_group_may_ask() -> Result<()> {
     let user = User::from_name(USER)?.context("the user is there")?;
     // Where the programs are built need not be a place that everybody may look into.
     let posternd = world.gate.directory().join("posternd");
-    fs::copy(programs::directory()?.join("posternd"), &posternd)?;
+    // Copied by another process: a program that was started here meanwhile would hold the copy open, and busy.
+    let mut copy = Command::new("cp");
+    copy.arg(programs::directory()?.join("posternd")).arg(&posternd);
+    succeed(copy, b"", LONG)?;
     let asks = |gid: u32| -> Result<Finished> {
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={}", user.uid), &format!("--regid={gid}"), "--clear-groups"]);
