@@ -143,14 +143,8 @@ impl Nftables {
     ) -> Result<(), FirewallError> {
         let now = Now::read();
         let book = Book::of(leases.iter().copied());
-        let entries = book.entries().map(|(entry, end)| entry.element(end.since(now.boot)));
-        let records = leases.iter().flat_map(|lease| {
-            Entry::of(lease).map(|entry| entry.record(lease, elements::end(lease).since(now.boot)))
-        });
-        let mut elements = table::guarded(guard, guard.until.map(|until| until.since(now.wall)));
-        elements.extend(entries.chain(records).chain(sessions.iter().map(elements::standing)));
         let mut batch = table::build(guard, &self.families);
-        batch.extend(elements::fill(&elements));
+        batch.extend(elements::fill(&contents(&self.families, guard, &book, leases, sessions, now)));
         let mut state = self.state();
         state.transact(batch, "the guard")?;
         state.book = book;
@@ -230,7 +224,7 @@ impl Nftables {
         steps.extend(sessions.map(|element| Step { kind: Kind::DELETE_ELEMENTS, element }));
         let result = state.carry_out(steps, "the end of a grant");
         if result.is_err() {
-            // The kernel may hold more than the book: whoever is let in next is put in anew.
+            // The kernel may hold more than the book: the next look puts everything up anew.
             state.printed = None;
         }
         result
@@ -251,6 +245,26 @@ impl Nftables {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What stands in the sets when these leases and sessions are let in, and nobody else. Where a family is not guarded, its
+/// sessions need nothing.
+fn contents(
+    families: &[Family],
+    guard: &Guard,
+    book: &Book,
+    leases: &[&Lease],
+    sessions: &[Session],
+    now: Now,
+) -> Vec<Element> {
+    let entries = book.entries().map(|(entry, end)| entry.element(end.since(now.boot)));
+    let records = leases.iter().flat_map(|lease| {
+        Entry::of(lease).map(|entry| entry.record(lease, elements::end(lease).since(now.boot)))
+    });
+    let guarded = |session: &&Session| families.contains(&Family::of(session.remote.ip()));
+    let standing = sessions.iter().filter(guarded).map(elements::standing);
+    let ports = table::guarded(guard, guard.until.map(|until| until.since(now.wall)));
+    ports.into_iter().chain(entries).chain(records).chain(standing).collect()
 }
 
 /// The steps that a change of an entry takes. A new end is a new element, in the place of the old one at once.
@@ -326,14 +340,8 @@ impl State {
             wrong.push("table");
         }
         let now = Now::read();
-        let mut wanted = table::guarded(guard, guard.until.map(|until| until.since(now.wall)));
         let book = Book::of(leases.iter().copied());
-        wanted.extend(book.entries().map(|(entry, end)| entry.element(end.since(now.boot))));
-        wanted.extend(leases.iter().flat_map(|lease| {
-            Entry::of(lease).map(|entry| entry.record(lease, elements::end(lease).since(now.boot)))
-        }));
-        let served = |session: &&Session| families.contains(&Family::of(session.remote.ip()));
-        wanted.extend(sessions.iter().filter(served).map(elements::standing));
+        let wanted = contents(families, guard, &book, leases, sessions, now);
         for set in sets::ALL {
             let held = self.held(set)?;
             let what =
