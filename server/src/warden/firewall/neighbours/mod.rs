@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::iptables::{self, Iptables, Variant};
-use super::{Family, Firewall, FirewallError};
+use super::{Family, Firewall, FirewallError, nftables};
 use crate::warden::guard::Guard;
 
 mod fate;
@@ -191,7 +191,7 @@ fn with_natives(mut tables: Vec<Table>, natives: Vec<nft::NftTable>) -> Vec<Tabl
 }
 
 fn is_ours(native: &nft::NftTable) -> bool {
-    (native.family.as_str(), native.name.as_str()) == ("inet", "postern")
+    (native.family.as_str(), native.name.as_str()) == ("inet", nftables::TABLE)
 }
 
 /// From version 2 on, only where rules were added past its zones.

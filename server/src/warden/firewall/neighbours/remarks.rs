@@ -6,13 +6,11 @@ use postern_proto::{Port, Protocol};
 use super::fate::{Decision, Fate, Packet, Rule, Verdict, Way, decide};
 use super::{Finding, Owner, Remark, Surroundings, Table};
 use crate::warden::firewall::iptables::{GUARD_CHAIN, Iptables, Tables};
-use crate::warden::firewall::{Family, Firewall};
+use crate::warden::firewall::{Family, Firewall, nftables};
 use crate::warden::guard::{Admit, Guard};
 
 /// The priority of iptables' filter table, and so of the guard: what has a smaller one comes before it.
 const IPTABLES_PRIORITY: i64 = 0;
-/// The priority of the guard of nftables.
-const NFTABLES_PRIORITY: i64 = -101;
 
 /// Judges everything.
 pub(super) fn judge(here: &Surroundings, firewall: &Firewall, guard: &Guard, remarks: &mut Vec<Remark>) {
@@ -222,7 +220,7 @@ pub(super) fn is_jump(rule: &Rule) -> bool {
 
 impl Surroundings {
     fn guard_priority(&self) -> i64 {
-        if self.ours.is_some() { IPTABLES_PRIORITY } else { NFTABLES_PRIORITY }
+        if self.ours.is_some() { IPTABLES_PRIORITY } else { i64::from(nftables::PRIORITY) }
     }
 
     /// Whether some iptables has a chain of such a name.

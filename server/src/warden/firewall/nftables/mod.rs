@@ -34,6 +34,7 @@ use netlink::{Attributes, Kind, Message};
 use sets::Set;
 use socket::{Refused, Socket};
 use table::TABLE_NAME;
+pub(super) use table::{PRIORITY, TABLE};
 
 /// Sent again with what the kernel says of its elements, at the most so many times.
 const ATTEMPTS: usize = 4;
@@ -65,7 +66,7 @@ struct Step {
 
 /// Whether something is told of that others did in our table: over another socket than the one of this port.
 pub(super) fn tells_of_others(told: &[u8], own_port: u32) -> bool {
-    netlink::messages(told).any(|message| socket::is_of_others(&message, own_port, table::TABLE))
+    netlink::messages(told).any(|message| socket::is_of_others(&message, own_port, TABLE))
 }
 
 /// Whether a chain of another table is there.

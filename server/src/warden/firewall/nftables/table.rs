@@ -19,14 +19,16 @@ use super::sets::{self, Set};
 use crate::warden::firewall::Family;
 use crate::warden::guard::{Guard, Refuse};
 
-pub(super) const TABLE: &str = "postern";
+pub(in crate::warden::firewall) const TABLE: &str = "postern";
 /// The chain that everybody comes to who wants in: where it is, the guard is up.
 pub(super) const DOORS: &str = "doors";
 const KNOCKS: &str = "knocks";
 const REFUSE: &str = "refuse";
 
-/// `NF_INET_PRE_ROUTING`, and a priority behind connection tracking (-200) and just before destination NAT (-100).
-const PREROUTING: Hook = Hook { number: 0, priority: -101, text: "prerouting priority dstnat - 1" };
+/// Behind connection tracking (-200), and just before destination NAT (-100).
+pub(in crate::warden::firewall) const PRIORITY: i32 = -101;
+/// `NF_INET_PRE_ROUTING`
+const PREROUTING: Hook = Hook { number: 0, priority: PRIORITY, text: "prerouting priority dstnat - 1" };
 /// `NF_INET_LOCAL_IN`, before the filter tables of others.
 const INPUT: Hook = Hook { number: 1, priority: -10, text: "input priority filter - 10" };
 
