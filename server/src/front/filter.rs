@@ -175,10 +175,10 @@ fn ours(port_and_length: &str, ports: &[NonZeroU16]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pcap::{BpfProgram, Linktype};
+    use pcap::BpfProgram;
     use proptest::prelude::*;
 
-    use super::super::frame::craft::{Craft, KNOCK, LINKS, PORT, SYN, table};
+    use super::super::frame::craft::{self, Craft, KNOCK, LINKS, PORT, SYN, table};
     use super::super::frame::{Content, Frame, parse};
     use super::*;
 
@@ -188,15 +188,7 @@ mod tests {
     }
 
     fn compile(link: Link, sought: &Sought) -> BpfProgram {
-        let linktype = match link {
-            Link::Ethernet => Linktype::ETHERNET,
-            Link::Cooked => Linktype::LINUX_SLL,
-            Link::Cooked2 => Linktype::LINUX_SLL2,
-            Link::Raw => Linktype(12),
-            Link::Loopback => Linktype::NULL,
-        };
-        let expression = expression(link, sought);
-        pcap::Capture::dead(linktype).unwrap().compile(&expression, true).expect(&expression)
+        craft::compile(link, &expression(link, sought))
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use pcap::{BpfProgram, Linktype};
+
 use super::{Link, Unfit};
 
 /// A destination port that counts as the gate's.
@@ -41,6 +43,18 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const CUSTOMER: u16 = 0x8100;
 const SERVICE: u16 = 0x88a8;
 const OLD_SERVICE: u16 = 0x9100;
+
+/// What libpcap makes of a filter for such a link.
+pub(in crate::front) fn compile(link: Link, expression: &str) -> BpfProgram {
+    let linktype = match link {
+        Link::Ethernet => Linktype::ETHERNET,
+        Link::Cooked => Linktype::LINUX_SLL,
+        Link::Cooked2 => Linktype::LINUX_SLL2,
+        Link::Raw => Linktype(12),
+        Link::Loopback => Linktype::NULL,
+    };
+    pcap::Capture::dead(linktype).unwrap().compile(expression, true).expect(expression)
+}
 
 /// The plan of one frame: by default a knock to one of our ports, over IPv4, without anything that can be left out.
 #[derive(Clone, Debug)]

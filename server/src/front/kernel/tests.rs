@@ -2,12 +2,11 @@
 
 use std::num::NonZeroU16;
 
-use pcap::Linktype;
 use postern_proto::{Datagram, GateId, GateKeys, Protocol};
 use proptest::prelude::*;
 
 use super::super::filter::{Touch, expression};
-use super::super::frame::craft::{Craft, KNOCK, LINKS, PORT, SYN, table};
+use super::super::frame::craft::{self, Craft, KNOCK, LINKS, PORT, SYN, table};
 use super::super::frame::{Link, parse};
 use super::*;
 
@@ -60,14 +59,7 @@ impl Lab {
 }
 
 fn classic(link: Link, sought: &Sought) -> pcap::BpfProgram {
-    let linktype = match link {
-        Link::Ethernet => Linktype::ETHERNET,
-        Link::Cooked => Linktype::LINUX_SLL,
-        Link::Cooked2 => Linktype::LINUX_SLL2,
-        Link::Raw => Linktype(12),
-        Link::Loopback => Linktype::NULL,
-    };
-    pcap::Capture::dead(linktype).unwrap().compile(&expression(link, sought), true).unwrap()
+    craft::compile(link, &expression(link, sought))
 }
 
 /// What the crafted knocks carry.
