@@ -140,7 +140,8 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// The Internet checksum of the concatenation (RFC 1071). Each part but the last has an even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
+#[must_use]
+pub fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let mut sum: u32 =
         words.map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0))).sum();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use postern_tests::netns::Host;
+use postern_tests::packets::checksum;
 use rustix::net::{
     AddressFamily, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, SocketFlags, SocketType, ipproto,
     sendmmsg, sendto, socket_with,
@@ -45,7 +46,7 @@ pub(crate) fn syn(from: SocketAddrV4, port: u16, sequence: u32) -> Packet {
     bytes.extend(sequence.to_be_bytes());
     bytes.extend([0, 0, 0, 0, 5 << 4, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
     let pseudo = [&from.ip().octets()[..], &GATE.octets(), &[0, TCP, 0, 20]].concat();
-    let sum = checksum(&[pseudo, bytes.clone()].concat());
+    let sum = checksum(&[&pseudo, &bytes]);
     bytes[16..18].copy_from_slice(&sum.to_be_bytes());
     packet(TCP, *from.ip(), &bytes)
 }
@@ -58,15 +59,6 @@ fn packet(protocol: u8, from: Ipv4Addr, transport: &[u8]) -> Packet {
     debug_assert_eq!(bytes.len(), IP_LEN);
     bytes.extend(transport);
     bytes
-}
-
-/// The Internet checksum (RFC 1071) of an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
 /// A SYN and ACK that came in, from its IPv4 header on: from the port, to the address and its port.
@@ -129,6 +121,6 @@ mod tests {
     fn a_packet_with_its_checksum_sums_up_to_nothing() {
         let packet = syn(SocketAddrV4::new(Ipv4Addr::new(10, 128, 3, 4), 40_000), 22, 7);
         let pseudo = [&packet[12..IP_LEN], &[0, TCP, 0, 20]].concat();
-        assert_eq!(checksum(&[&pseudo, &packet[IP_LEN..]].concat()), 0);
+        assert_eq!(checksum(&[&pseudo, &packet[IP_LEN..]]), 0);
     }
 }

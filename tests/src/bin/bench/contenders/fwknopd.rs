@@ -10,9 +10,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use postern_tests::knocks::random;
 use postern_tests::netns::Host;
-use postern_tests::process::{Process, succeed};
+use postern_tests::process::Process;
 use postern_tests::wait::{LONG, wait_for};
 use tempfile::TempDir;
 
@@ -87,10 +89,10 @@ pub(super) fn start(host: Host, mode: Mode, tuning: Tuning, setup: Setup) -> Res
     let mut access = String::new();
     // The one who knocks comes last.
     for number in 1..=setup.clients {
-        let keys = if number == setup.clients { None } else { Some(Keys::new()?) };
+        let keys = if number == setup.clients { None } else { Some(Keys::new()) };
         access.extend(keys.map(|keys| keys.stanza(setup.window_secs)));
     }
-    let keys = Keys::new()?;
+    let keys = Keys::new();
     access.push_str(&keys.stanza(setup.window_secs));
     write_private(&path("access.conf"), &access)?;
     fs::create_dir(path("run"))?;
@@ -114,8 +116,8 @@ pub(super) fn start(host: Host, mode: Mode, tuning: Tuning, setup: Setup) -> Res
 
 impl Keys {
     /// As long as `fwknopd --key-gen` makes them.
-    fn new() -> Result<Self> {
-        Ok(Self { rijndael: base64(&random::<32>())?, hmac: base64(&random::<64>())? })
+    fn new() -> Self {
+        Self { rijndael: STANDARD.encode(random::<32>()), hmac: STANDARD.encode(random::<64>()) }
     }
 
     fn stanza(&self, window_secs: u32) -> String {
@@ -161,12 +163,6 @@ impl Keys {
         packet.truncate(packet.trim_ascii_end().len());
         Ok(packet)
     }
-}
-
-fn base64(bytes: &[u8]) -> Result<String> {
-    let mut command = Command::new("base64");
-    command.arg("--wrap=0");
-    Ok(succeed(command, bytes, LONG)?.text())
 }
 
 fn write_private(path: &Path, text: &str) -> Result<()> {
