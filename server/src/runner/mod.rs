@@ -41,6 +41,9 @@ use process::{Command, Event};
 const AT_ONCE: usize = 16;
 /// Errands that share one durable write, at the most.
 const BATCH: usize = 256;
+/// Runs of one lease's command that wait for each other, at the most, where it is run each time: as many as the warden lets
+/// a client order at once.
+const REPEATS: usize = 256;
 /// How long the runner sleeps when nothing is to end.
 const IDLE: Duration = Duration::from_hours(1);
 
@@ -89,8 +92,23 @@ struct Standing {
     owed: Owed,
     due: BootTime,
     phase: Phase,
-    /// It was let in again while it was being shut out, or while all that there is to run for it was running.
-    again: Option<Errand>,
+    /// It was let in again: once at the most while it was being shut out, and each time while all that there is to run for it
+    /// was running.
+    again: Vec<Errand>,
+}
+
+impl Standing {
+    /// Lets it in again later; `false` where too many wait for that.
+    fn wait(&mut self, open: Errand) -> bool {
+        if !self.owed.is_nothing() {
+            self.again.clear();
+        }
+        let fits = self.again.len() < REPEATS;
+        if fits {
+            self.again.push(open);
+        }
+        fits
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +166,7 @@ impl Runner {
     fn start(ledger: &Path, commands: CommandTable) -> Result<Self, LedgerError> {
         let (ledger, owed) = Ledger::open(ledger)?;
         let now = Now::read();
-        let standing = |owed: Owed| Standing { due: owed.due(now), owed, phase: Phase::Open, again: None };
+        let standing = |owed: Owed| Standing { due: owed.due(now), owed, phase: Phase::Open, again: vec![] };
         let leases = owed.into_iter().map(|(lease, owed)| (lease, standing(owed))).collect();
         let (closing, opening) = (VecDeque::new(), VecDeque::new());
         Ok(Self { commands, ledger, leases, closing, opening, running: JoinSet::new() })
@@ -192,7 +210,7 @@ impl Runner {
         while !self.leases.is_empty() {
             for standing in self.leases.values_mut() {
                 standing.due = BootTime::from_boot(Duration::ZERO);
-                standing.again = None;
+                standing.again.clear();
             }
             self.shut_due(Now::read().boot);
             self.begin_jobs();
@@ -216,22 +234,30 @@ impl Runner {
 
     fn carry_out(&mut self, batch: Vec<Errand>) {
         let now = Now::read();
-        let mut changed = HashMap::new();
+        let mut changed: HashMap<LeaseKey, Owed> = HashMap::new();
+        // What was asked for more than once, and is run each time.
+        let mut repeats = Vec::new();
         for errand in batch {
             match errand {
                 Errand::Close(lease) => {
                     if let Some(standing) = self.leases.get_mut(&lease) {
-                        (standing.due, standing.again) = (now.boot, None);
+                        standing.due = now.boot;
+                        standing.again.clear();
                         // Another runner has it to end as well.
                         let over = Owed { until: now.wall, lasts: Duration::ZERO, ..standing.owed.clone() };
                         changed.insert(lease, over);
                     } else {
                         // Let in and shut out while nobody looked: nothing was begun.
                         changed.remove(&lease);
+                        repeats.retain(
+                            |errand| !matches!(errand, Errand::Open { lease: other, .. } if *other == lease),
+                        );
                     }
                 }
                 Errand::Open { lease, until, lasts } => {
-                    if let Some(owed) = self.open(now, &lease, until, lasts) {
+                    if changed.get(&lease).is_some_and(Owed::is_nothing) {
+                        repeats.push(Errand::Open { lease, until, lasts });
+                    } else if let Some(owed) = self.open(now, &lease, until, lasts) {
                         changed.insert(lease, owed);
                     }
                 }
@@ -252,6 +278,9 @@ impl Runner {
                 }
             }
         }
+        if written.is_ok() && !repeats.is_empty() {
+            self.carry_out(repeats);
+        }
     }
 
     /// What is owed to a lease that was let in, if that is to be written.
@@ -263,7 +292,10 @@ impl Runner {
         let is_full = self.leases.len() >= LIVE_LEASES;
         match self.leases.get_mut(lease) {
             Some(standing) if standing.phase == Phase::Closing || standing.owed.is_nothing() => {
-                standing.again = Some(Errand::Open { lease: lease.clone(), until, lasts });
+                if !standing.wait(Errand::Open { lease: lease.clone(), until, lasts }) {
+                    let LeaseKey { client, service, source, .. } = lease;
+                    error!(%client, %service, %source, "on-open is not run: {REPEATS} runs of it wait");
+                }
                 None
             }
             Some(standing) => {
@@ -293,7 +325,7 @@ impl Runner {
             self.opening.push_back(Job::new(When::Open, &lease, argv, &owed));
         }
         let due = owed.due(now);
-        self.leases.insert(lease, Standing { owed, due, phase, again: None });
+        self.leases.insert(lease, Standing { owed, due, phase, again: vec![] });
     }
 
     /// Has the last command run for every lease that is over.
@@ -359,7 +391,8 @@ impl Runner {
         if let Err(error) = self.ledger.write([], over) {
             error!(%error, "what was run cannot be struck out: it would be run again after a restart");
         }
-        let again = over.iter().filter_map(|lease| self.leases.remove(lease)?.again).collect::<Vec<_>>();
+        let over = over.iter().filter_map(|lease| self.leases.remove(lease));
+        let again = over.flat_map(|standing| standing.again).collect::<Vec<_>>();
         if !again.is_empty() {
             self.carry_out(again);
         }

@@ -107,6 +107,26 @@ fn a_command_without_an_end_is_run_each_time() {
 }
 
 #[test]
+fn commands_without_an_end_that_are_asked_for_at_once_are_run_each_time() {
+    let mut bench = Bench::new();
+    for commands in bench.runner.commands.values_mut() {
+        commands.on_close = ByFamily { ipv4: None, ipv6: None };
+    }
+    bench.runner.carry_out((0..3).map(|_| open("192.0.2.1", 0, 60)).collect());
+    for runs in 1..=3 {
+        assert_eq!(bench.runner.opening.len(), runs, "one behind the other");
+        bench.runner.conclude(Done { lease: lease("192.0.2.1"), when: When::Open, result: Ok(()) });
+        bench.runner.shut_due(Now::read().boot);
+    }
+    assert_eq!((bench.runner.opening.len(), bench.runner.leases.len()), (3, 0));
+    // While one runs, too.
+    bench.runner.carry_out(vec![open("192.0.2.1", 0, 60)]);
+    bench.runner.carry_out(vec![open("192.0.2.1", 0, 60)]);
+    bench.runner.carry_out(vec![open("192.0.2.1", 0, 60)]);
+    assert_eq!(bench.runner.leases[&lease("192.0.2.1")].again.len(), 2);
+}
+
+#[test]
 fn what_was_shut_stays_shut_after_a_crash() {
     let mut bench = Bench::new();
     bench.runner.carry_out(vec![open("192.0.2.1", 0, 3_600)]);
