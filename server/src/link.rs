@@ -26,7 +26,7 @@ use tokio::task::coop::consume_budget;
 use zeroize::Zeroizing;
 
 /// Changes with every change of a message.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEADER_LEN: usize = 2;
 const PACKET_LEN: usize = HEADER_LEN + 32 * 1024;
 /// Descriptors that one message may carry.

@@ -50,8 +50,17 @@ pub(crate) struct Note {
     pub(crate) interfaces: Vec<String>,
 }
 
-impl Message for Order {
-    /// An open of as many services as fit a knock is far below it, and so is a note of every counter and the most
-    /// interfaces.
-    const MAX: usize = 4096;
+/// What the front sends at once: the orders behind the knocks of one commit, to be carried out together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Orders(pub(crate) Vec<Order>);
+
+impl Orders {
+    /// Orders in one message, at the most.
+    pub(crate) const AT_ONCE: usize = 64;
+}
+
+impl Message for Orders {
+    /// One packet. An order that comes of a knock, which has 256 bytes, is shorter than 500, and a note of every counter and
+    /// the most interfaces than 4096.
+    const MAX: usize = 32 * 1024;
 }

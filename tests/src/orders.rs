@@ -19,7 +19,7 @@ use crate::held::{Descriptor, Kind, descriptors};
 use crate::wait::LONG;
 
 /// The version of messages.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// What a front asks of a warden.
 #[derive(Clone, Debug, Serialize)]
@@ -49,13 +49,13 @@ pub enum Order {
 }
 
 impl Order {
-    /// The packet that it goes in.
+    /// The packet that it goes in, alone.
     ///
     /// # Panics
     /// Never: memory does not fail.
     #[must_use]
     pub fn packet(&self) -> Vec<u8> {
-        let message = postcard::to_allocvec(self).expect("an order encodes");
+        let message = postcard::to_allocvec(&[self][..]).expect("an order encodes");
         [&[VERSION, 0][..], &message].concat()
     }
 }

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use crate::clock::Now;
 use crate::link::Sender;
-use crate::order::{Note, Order};
+use crate::order::{Note, Order, Orders};
 use crate::process::{Line, Report};
 
 pub(crate) mod capture;
@@ -88,7 +88,7 @@ impl Front {
     ///
     /// # Errors
     /// When one of its tasks cannot go on.
-    async fn run(self, orders: Sender<Order>, mut line: Line<Command, Event>) -> anyhow::Result<()> {
+    async fn run(self, orders: Sender<Orders>, mut line: Line<Command, Event>) -> anyhow::Result<()> {
         let Self { captures, gate_id, mut spent, desk, store } = self;
         let mut tasks = JoinSet::new();
         let (unwatched, mut lost) = mpsc::unbounded_channel();
@@ -194,13 +194,16 @@ async fn sweep(desk: Rc<Desk>) -> anyhow::Result<()> {
 }
 
 /// Has the warden know how the front does: when something has changed, and now and then, for a new one.
-async fn note(desk: Rc<Desk>, orders: Rc<Sender<Order>>) -> anyhow::Result<()> {
+async fn note(desk: Rc<Desk>, orders: Rc<Sender<Orders>>) -> anyhow::Result<()> {
     let mut last = None;
     for count in 0u64.. {
         let (counters, interfaces) = (desk.counted(), desk.interfaces.borrow().clone());
         let note = Note { counters, interfaces };
         if count % NOTES_A_REPEAT == 0 || last.as_ref() != Some(&note) {
-            orders.send(&Order::Note(note.clone())).await.context("the warden's link is gone")?;
+            orders
+                .send(&Orders(vec![Order::Note(note.clone())]))
+                .await
+                .context("the warden's link is gone")?;
             last = Some(note);
         }
         sleep(NOTE_PAUSE).await;
@@ -209,7 +212,7 @@ async fn note(desk: Rc<Desk>, orders: Rc<Sender<Order>>) -> anyhow::Result<()> {
 }
 
 /// Records what waits, all of it in one commit, and only then lets it have its effect.
-async fn record(desk: Rc<Desk>, mut store: Store, orders: Rc<Sender<Order>>) -> anyhow::Result<()> {
+async fn record(desk: Rc<Desk>, mut store: Store, orders: Rc<Sender<Orders>>) -> anyhow::Result<()> {
     loop {
         if desk.waiting.borrow().is_empty() {
             if desk.stopping.get() {
@@ -226,11 +229,10 @@ async fn record(desk: Rc<Desk>, mut store: Store, orders: Rc<Sender<Order>>) -> 
         .context("the store's thread failed")?;
         store = back;
         if let Some(receipt) = receipt {
-            for unrecorded in batch {
-                let outcome = unrecorded.release(&receipt);
-                if let Some(order) = desk.conclude(outcome) {
-                    orders.send(&order).await.context("the warden's link is gone")?;
-                }
+            let outcomes = batch.into_iter().map(|unrecorded| unrecorded.release(&receipt));
+            let released: Vec<Order> = outcomes.filter_map(|outcome| desk.conclude(outcome)).collect();
+            for together in released.chunks(Orders::AT_ONCE) {
+                orders.send(&Orders(together.to_vec())).await.context("the warden's link is gone")?;
             }
             if let Some(purge) = purge {
                 desk.gate.borrow_mut().forget(&purge);

@@ -23,7 +23,7 @@ use super::sequences::{SequenceSettings, Spent};
 use super::store;
 use crate::clock::Now;
 use crate::link::{Message, Sender};
-use crate::order::Order;
+use crate::order::Orders;
 use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
 use crate::sandbox::{self, Access, Calls, Files, Keeps};
 
@@ -166,7 +166,7 @@ async fn work(confined: Confined, mut line: Line<Command, Event>) -> anyhow::Res
     }
     // Not one knock is read before the guard stands: nobody is let in whom the kernel would not let out.
     match line.commands.receive().await? {
-        Some(Command::Begin) => front.run(Sender::<Order>::new(orders)?, line).await,
+        Some(Command::Begin) => front.run(Sender::<Orders>::new(orders)?, line).await,
         Some(_) => anyhow::bail!("told of something before it was told to begin"),
         None => Ok(()),
     }

@@ -2,7 +2,6 @@
 //! in who are let in, for as long as they have left. The log tells of it, and is not filled by it.
 
 use std::io;
-use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -110,10 +109,9 @@ impl Warden {
         !healed.is_empty()
     }
 
-    /// Lets a lease's source in. Where somebody has taken our chains away just now, they come back first: whoever knocks
-    /// in that moment does not knock in vain.
-    pub(super) async fn let_in(&mut self, lease: &Lease) -> Result<(), FirewallError> {
-        let leases = slice::from_ref(lease);
+    /// Lets the sources of leases in, in one transaction. Where somebody has taken our chains away just now, they come back
+    /// first: whoever knocks in that moment does not knock in vain.
+    pub(super) async fn let_in(&mut self, leases: &[Lease]) -> Result<(), FirewallError> {
         match self.firewall.open(leases).await {
             Err(error) if error.may_be_damage() && self.heal().await => self.firewall.open(leases).await,
             result => result,

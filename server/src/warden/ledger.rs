@@ -5,7 +5,7 @@
 //! behind one address each have their own, revoking one leaves the other, and the kernel's rules alone say who holds
 //! what when the warden starts again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -131,6 +131,10 @@ impl Which {
 #[derive(Default)]
 pub(crate) struct Ledger {
     leases: HashMap<LeaseKey, Lease>,
+    /// The same by their ends: with thousands of leases, a knock is not to look at each.
+    ends: BTreeMap<BootTime, Vec<LeaseKey>>,
+    /// How many each client has.
+    of_client: HashMap<ClientName, usize>,
     last_id: u32,
 }
 
@@ -160,7 +164,27 @@ impl Ledger {
 
     /// Enters a lease that the kernel now holds.
     pub(crate) fn enter(&mut self, lease: Lease) {
+        self.remove(&lease.key);
+        self.ends.entry(lease.ends).or_default().push(lease.key.clone());
+        *self.of_client.entry(lease.key.client.clone()).or_default() += 1;
         self.leases.insert(lease.key.clone(), lease);
+    }
+
+    fn remove(&mut self, key: &LeaseKey) -> Option<Lease> {
+        let lease = self.leases.remove(key)?;
+        if let Some(keys) = self.ends.get_mut(&lease.ends) {
+            keys.retain(|other| other != key);
+            if keys.is_empty() {
+                self.ends.remove(&lease.ends);
+            }
+        }
+        if let Some(count) = self.of_client.get_mut(&key.client) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_client.remove(&key.client);
+            }
+        }
+        Some(lease)
     }
 
     /// Enters a lease that an earlier warden granted, as its rules in the kernel tell, if they let anybody in now: a clock
@@ -179,19 +203,20 @@ impl Ledger {
             return;
         }
         let ends = now.boot.after(until.since(now.wall));
-        let lease =
-            self.leases.entry(key.clone()).or_insert(Lease { key, id, ports: vec![], from, until, ends });
+        let mut lease = self.remove(&key).unwrap_or(Lease { key, id, ports: vec![], from, until, ends });
         if !lease.ports.contains(&port) {
             lease.ports.push(port);
         }
         if until > lease.until {
             (lease.from, lease.until, lease.ends) = (from, until, ends);
         }
+        self.enter(lease);
     }
 
     /// Takes out the leases that have ended.
     pub(crate) fn ended(&mut self, now: BootTime) -> Vec<Lease> {
-        self.take(|lease| lease.ends <= now)
+        let over: Vec<_> = self.ends.range(..=now).flat_map(|(_, keys)| keys).cloned().collect();
+        over.iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// Takes out the leases of a client for a service and source.
@@ -203,18 +228,28 @@ impl Ledger {
 
     /// Takes out the leases for which this holds.
     pub(crate) fn take(&mut self, which: impl Fn(&Lease) -> bool) -> Vec<Lease> {
-        self.leases.extract_if(|_, lease| which(lease)).map(|(_, lease)| lease).collect()
+        let those: Vec<_> =
+            self.leases.values().filter(|lease| which(lease)).map(|lease| lease.key.clone()).collect();
+        those.iter().filter_map(|key| self.remove(key)).collect()
     }
 
-    /// Whether one more lease of this client fits.
-    pub(crate) fn has_room_for(&self, client: &ClientName, max_of_client: u32) -> bool {
-        let of_client = self.leases.keys().filter(|key| key.client == *client).count();
-        self.leases.len() < LIVE_LEASES && of_client < max_of_client as usize
+    /// Whether one more lease of this client fits, beside those that are coming.
+    pub(crate) fn has_room_for<'a>(
+        &self,
+        client: &ClientName,
+        max_of_client: u32,
+        coming: impl Iterator<Item = &'a ClientName>,
+    ) -> bool {
+        let of_client = self.of_client.get(client).copied().unwrap_or(0);
+        let (all, of_client) = coming.fold((self.leases.len(), of_client), |(all, of_client), other| {
+            (all + 1, of_client + usize::from(other == client))
+        });
+        all < LIVE_LEASES && of_client < max_of_client as usize
     }
 
     /// How long until the next lease ends.
     pub(crate) fn next_end(&self, now: BootTime) -> Option<Duration> {
-        self.leases.values().map(|lease| lease.ends.since(now)).min()
+        self.ends.first_key_value().map(|(ends, _)| ends.since(now))
     }
 
     /// The live leases.
@@ -367,8 +402,11 @@ mod tests {
         let mut ledger = Ledger::default();
         grant(&mut ledger, at(0), key("alice", "192.0.2.1"), 30);
         grant(&mut ledger, at(0), key("alice", "192.0.2.2"), 30);
-        assert!(ledger.has_room_for(&"alice".parse().unwrap(), 3));
-        assert!(!ledger.has_room_for(&"alice".parse().unwrap(), 2));
-        assert!(ledger.has_room_for(&"bob".parse().unwrap(), 1));
+        let [alice, bob] = ["alice", "bob"].map(|name| name.parse().unwrap());
+        let fits =
+            |client, max, coming: &[&ClientName]| ledger.has_room_for(client, max, coming.iter().copied());
+        assert!(fits(&alice, 3, &[]) && fits(&alice, 3, &[&bob]) && fits(&alice, 4, &[&alice, &bob]));
+        assert!(!fits(&alice, 2, &[]) && !fits(&alice, 3, &[&bob, &alice]));
+        assert!(fits(&bob, 1, &[&alice]) && !fits(&bob, 1, &[&bob]));
     }
 }

@@ -22,7 +22,7 @@ use crate::alone::Alone;
 use crate::clock::{BootTime, Now};
 use crate::errand::Errand;
 use crate::link::{Receiver, Sender};
-use crate::order::{LIVE_LEASES, Note, Order};
+use crate::order::{LIVE_LEASES, Note, Orders};
 use crate::process::{Line, Report};
 
 mod admin;
@@ -198,7 +198,7 @@ impl Warden {
     /// When the guard of a trial that is over cannot be taken away.
     async fn run(
         mut self,
-        mut orders: Receiver<Order>,
+        mut orders: Receiver<Orders>,
         mut requests: mpsc::Receiver<Asked>,
         mut line: Line<Command, Event>,
     ) -> anyhow::Result<Ended> {
@@ -235,7 +235,7 @@ impl Warden {
                     self.heal().await;
                 }
                 order = orders.receive() => match order {
-                    Ok(Some(order)) => self.carry_out(order).await,
+                    Ok(Some(orders)) => self.carry_out(orders).await,
                     Ok(None) => break,
                     Err(error) => self.refuse(OrderRefusal::Malformed, &error),
                 },
@@ -244,7 +244,7 @@ impl Warden {
         // The front has ended before: what it ordered last is here.
         loop {
             match orders.receive_now() {
-                Ok(Some(order)) => self.carry_out(order).await,
+                Ok(Some(orders)) => self.carry_out(orders).await,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     self.refuse(OrderRefusal::Malformed, &error);
                 }

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::mem::take;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::slice;
 
 use postern_proto::{ClientId, ServiceName, Window};
 use tracing::{debug, error, info};
@@ -13,11 +15,35 @@ use super::refusal::OrderRefusal;
 use super::{Closing, Warden};
 use crate::clock::{BootTime, Now};
 use crate::errand::Errand;
-use crate::order::Order;
+use crate::order::{Order, Orders};
+
+/// What an order asks for, service by service.
+struct Asked<'a> {
+    client: ClientId,
+    service: &'a ServiceName,
+    window: Window,
+    source: IpAddr,
+    from_port: Option<NonZeroU16>,
+    decided: BootTime,
+}
+
+/// A lease that is to go into the kernel, and the one that it takes the place of.
+struct Granting {
+    lease: Lease,
+    replaces: Option<Lease>,
+}
 
 impl Warden {
-    /// Does what is ordered, or refuses it.
-    pub(super) async fn carry_out(&mut self, order: Order) {
+    /// Does what is ordered, or refuses it: whom it lets in, it lets in together.
+    pub(super) async fn carry_out(&mut self, Orders(orders): Orders) {
+        let mut together = Vec::new();
+        for order in orders {
+            self.take_up(order, &mut together).await;
+        }
+        self.grant(together).await;
+    }
+
+    async fn take_up(&mut self, order: Order, together: &mut Vec<Granting>) {
         match order {
             Order::Open { client, .. } | Order::Close { client, .. }
                 if !self.roll.members.contains_key(&client) =>
@@ -30,8 +56,8 @@ impl Warden {
             }
             Order::Open { client, services, source, from_port, decided } => {
                 for (service, window) in services {
-                    let result = self.open(client, &service, window, source, from_port, decided).await;
-                    if let Err(reason) = result {
+                    let asked = Asked { client, service: &service, window, source, from_port, decided };
+                    if let Err(reason) = self.open(&asked, together).await {
                         self.refuse(reason, &format_args!("{client} {service} for {window} from {source}"));
                     }
                 }
@@ -42,7 +68,10 @@ impl Warden {
             Order::Close { client, services, .. } if !self.are_in_time(client, services.len()) => {
                 self.refuse(OrderRefusal::TooFast, &client);
             }
-            Order::Close { client, services, source } => self.close(client, &services, source),
+            Order::Close { client, services, source } => {
+                self.grant(take(together)).await;
+                self.close(client, &services, source);
+            }
             Order::Note(mut note) => {
                 // They are shown to people, at their terminals.
                 let is_name = |name: &String| name.bytes().all(|byte| byte.is_ascii_graphic());
@@ -63,30 +92,28 @@ impl Warden {
         self.refusals.refuse(reason, Now::read().boot, order);
     }
 
-    async fn open(
-        &mut self,
-        client: ClientId,
-        service: &ServiceName,
-        window: Window,
-        source: IpAddr,
-        from_port: Option<NonZeroU16>,
-        decided: BootTime,
-    ) -> Result<(), OrderRefusal> {
+    /// Lets somebody in, or adds the lease to those that go into the kernel together.
+    async fn open(&mut self, asked: &Asked<'_>, together: &mut Vec<Granting>) -> Result<(), OrderRefusal> {
+        let &Asked { client, service, window, source, from_port, decided } = asked;
         let now = Now::read();
         // Each service of an order counts: each can be a rule.
         if !self.are_in_time(client, 1) {
             return Err(OrderRefusal::TooFast);
         }
         let (member, entry) = self.roll.entitled(client, service, window, source, now.wall)?;
-        let name = member.name.clone();
+        let (name, max_leases, ports) = (member.name.clone(), member.max_leases, entry.ports.clone());
         let left = window.duration().saturating_sub(now.boot.since(decided));
         if left.is_zero() {
             return Err(OrderRefusal::Late);
         }
-        let key = LeaseKey { client: name.clone(), service: service.clone(), source, from_port };
-        let (lease, replaces) = match self.ledger.plan(now, key, &entry.ports, left) {
+        let key = LeaseKey { client: name, service: service.clone(), source, from_port };
+        // A renewal goes by the lease that it renews.
+        if together.iter().any(|granting| granting.lease.key == key) {
+            self.grant(take(together)).await;
+        }
+        let (lease, replaces) = match self.ledger.plan(now, key, &ports, left) {
             Plan::Unchanged => {
-                debug!(client = %name, %service, %source, "granted already for as long");
+                debug!(%client, %service, %source, "granted already for as long");
                 return Ok(());
             }
             Plan::Extend(lease) => {
@@ -95,19 +122,32 @@ impl Warden {
             }
             Plan::Grant { lease, replaces } => (lease, replaces),
         };
-        if replaces.is_none() && !self.ledger.has_room_for(&name, member.max_leases) {
+        let new = together.iter().filter(|granting| granting.replaces.is_none());
+        let coming = new.map(|granting| &granting.lease.key.client);
+        if replaces.is_none() && !self.ledger.has_room_for(&lease.key.client, max_leases, coming) {
             return Err(OrderRefusal::TooManyLeases);
         }
-        if let Err(error) = self.let_in(&lease).await {
-            error!(client = %name, %service, %source, %error, "not granted: the firewall failed");
-            self.later(Closing::Lease(lease));
-            return Ok(());
-        }
-        self.granted(lease);
-        if let Some(old) = replaces {
-            self.later(Closing::Lease(old));
-        }
+        together.push(Granting { lease, replaces });
         Ok(())
+    }
+
+    /// Lets those in who come together. Where the firewall fails, each is tried for himself: one that it does not take
+    /// keeps no other out.
+    async fn grant(&mut self, together: Vec<Granting>) {
+        let leases: Vec<Lease> = together.iter().map(|granting| granting.lease.clone()).collect();
+        let all_are_in = leases.len() > 1 && self.let_in(&leases).await.is_ok();
+        for Granting { lease, replaces } in together {
+            if !all_are_in && let Err(error) = self.let_in(slice::from_ref(&lease)).await {
+                let LeaseKey { client, service, source, .. } = &lease.key;
+                error!(%client, %service, %source, %error, "not granted: the firewall failed");
+                self.later(Closing::Lease(lease));
+                continue;
+            }
+            self.granted(lease);
+            if let Some(old) = replaces {
+                self.later(Closing::Lease(old));
+            }
+        }
     }
 
     fn granted(&mut self, lease: Lease) {

@@ -15,7 +15,7 @@ use super::roll::Roll;
 use super::{Ended, Warden, admin};
 use crate::clock::BootTime;
 use crate::link::{Message, Receiver, Sender};
-use crate::order::Order;
+use crate::order::Orders;
 use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
 use crate::sandbox::{self, Access, Calls, Files, Keeps};
 
@@ -131,7 +131,7 @@ async fn work(confined: Confined, line: Line<Command, Event>) -> anyhow::Result<
     let reports = line.reports.clone();
     let warden = Warden::start(settings, installed, runner.map(Sender::new).transpose()?).await?;
     reports.send(&Report::Ready).await?;
-    let (orders, requests) = (Receiver::<Order>::new(orders)?, admin::open(admin, reloads)?);
+    let (orders, requests) = (Receiver::<Orders>::new(orders)?, admin::open(admin, reloads)?);
     if warden.run(orders, requests, line).await? == Ended::TrialOver {
         reports.send(&Report::Event(Event::TrialOver)).await?;
     }

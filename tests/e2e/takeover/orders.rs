@@ -163,9 +163,9 @@ fn malformed(client: ClientId) -> Result<Vec<Vec<u8>>> {
     let named = |service: &str| open(client, service, 10, source).packet();
     let shaped = |window: u32, from_port: Option<u16>, decided: (u64, u32)| {
         let services = vec![("ssh", window)];
-        Ok::<_, anyhow::Error>(packet(&postcard::to_allocvec(&(
-            0_u8, client, services, source, from_port, decided,
-        ))?))
+        Ok::<_, anyhow::Error>(packet(&postcard::to_allocvec(
+            &[(0_u8, client, services, source, from_port, decided)][..],
+        )?))
     };
     let several = |services: Vec<(String, u32)>| {
         Order::Open { client, services, source, from_port: None, decided: since_boot() }.packet()
@@ -181,7 +181,9 @@ fn malformed(client: ClientId) -> Result<Vec<Vec<u8>>> {
         first_half.to_vec(),
         [&good[..], &[0]].concat(),
         [&good[..], &22_u16.to_be_bytes()].concat(),
-        packet(&[2]),
+        packet(&[1]),
+        packet(&[1, 3]),
+        packet(&[u8::MAX, 1]),
         named("22/tcp"),
         named("ssh 22"),
         named(""),
