@@ -22,7 +22,7 @@ use crate::log;
 use crate::sandbox::Identity;
 
 /// How often a process says that it is not stuck.
-pub(crate) const HEARTBEAT: Duration = Duration::from_secs(2);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(4);
 /// Settings hold the key file, at about 200 bytes a client.
 pub(crate) const LONGEST_SETTINGS: usize = 1 << 30;
 

@@ -41,6 +41,8 @@ pub(super) struct Desk {
     pub(super) purge: RefCell<Option<Purge>>,
     /// Something waits to be recorded, or it is time to stop.
     pub(super) work: Notify,
+    /// Something was counted, or is watched no more.
+    pub(super) news: Notify,
     /// Nothing comes in any more: what waits is recorded, and that is all.
     pub(super) stopping: Cell<bool>,
 }
@@ -70,6 +72,7 @@ impl Desk {
             spent,
             purge: RefCell::default(),
             work: Notify::new(),
+            news: Notify::new(),
             stopping: Cell::new(false),
         };
         desk.prepare(Now::read().wall);

@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use postern_proto::{GateId, GateKeys};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking, spawn_local, yield_now};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::clock::Now;
@@ -42,14 +42,16 @@ use store::Store;
 
 /// How often the next epoch's hints go on, while they are not complete.
 const HINT_PAUSE: Duration = Duration::from_millis(200);
-/// How often it is looked for knocks that may be forgotten.
+/// How often it is looked for knocks that may be forgotten, and the warden told though nobody came.
 const TICK: Duration = Duration::from_secs(5);
 /// How often a part of those is forgotten who did not go on with a sequence.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How soon the warden knows what was counted.
 const NOTE_PAUSE: Duration = Duration::from_millis(500);
-/// After how many pauses it is told though nothing has changed.
-const NOTES_A_REPEAT: u64 = 10;
+/// Packets that wake the front sooner than this after those before are a flood's,
+const FLOOD: Duration = Duration::from_micros(100);
+/// which are left to gather for so long: to be woken costs more than to refuse them.
+const REST: Duration = Duration::from_millis(1);
 
 /// The front, ready to run: everything that can fail at the start has not.
 struct Front {
@@ -95,9 +97,7 @@ impl Front {
         for capture in captures {
             tasks.spawn_local(watch(Rc::clone(&desk), capture, unwatched.clone()));
         }
-        tasks.spawn_local(prepare(Rc::clone(&desk)));
-        tasks.spawn_local(forget(Rc::clone(&desk)));
-        tasks.spawn_local(sweep(Rc::clone(&desk)));
+        tasks.spawn_local(tend(Rc::clone(&desk)));
         let orders = Rc::new(orders);
         tasks.spawn_local(note(Rc::clone(&desk), Rc::clone(&orders)));
         let mut recorder = spawn_local(record(Rc::clone(&desk), store, orders));
@@ -117,6 +117,7 @@ impl Front {
                 }
                 Some(interface) = lost.recv() => {
                     desk.interfaces.borrow_mut().retain(|watched| *watched != interface);
+                    desk.news.notify_one();
                     line.reports.send(&Report::Event(Event::Unwatched(interface))).await?;
                 }
                 Some(ended) = tasks.join_next() => {
@@ -143,15 +144,21 @@ async fn watch(
     mut capture: Capture,
     unwatched: mpsc::UnboundedSender<String>,
 ) -> anyhow::Result<()> {
-    let mut dropped = 0;
+    let (mut dropped, mut last) = (0, Instant::now());
     loop {
         match capture.batch(|frame| desk.take(&frame)).await {
             Ok(_) => {
                 let stats = capture.stats()?;
                 desk.counters.borrow_mut().dropped += u64::from(stats.dropped.saturating_sub(dropped));
                 dropped = stats.dropped;
+                desk.news.notify_one();
                 // Under a flood there is always a next batch: the others have their turn all the same.
-                yield_now().await;
+                if last.elapsed() < FLOOD {
+                    sleep(REST).await;
+                } else {
+                    yield_now().await;
+                }
+                last = Instant::now();
             }
             Err(error) if error.may_pass() => {
                 warn!(interface = capture.interface(), "not watched until it is back: {error}");
@@ -163,52 +170,43 @@ async fn watch(
     }
 }
 
-/// Keeps the next epoch's hints coming, and the kernel's set of them.
-async fn prepare(desk: Rc<Desk>) -> anyhow::Result<()> {
+/// Keeps the next epoch's hints coming, here and in the kernel, and has forgotten what can be. All in one task: each timer of
+/// its own would wake an idle host.
+async fn tend(desk: Rc<Desk>) -> anyhow::Result<()> {
+    let mut forgot = Instant::now();
     loop {
-        let complete = desk.prepare(Now::read().wall);
-        sleep(if complete { TICK } else { HINT_PAUSE }).await;
-    }
-}
-
-/// Has knocks forgotten that cannot be replayed any more.
-async fn forget(desk: Rc<Desk>) -> anyhow::Result<()> {
-    loop {
-        sleep(TICK).await;
-        if desk.purge.borrow().is_none() {
+        let is_complete = desk.prepare(Now::read().wall);
+        desk.sequences.borrow_mut().sweep(Now::read());
+        if forgot.elapsed() >= TICK && desk.purge.borrow().is_none() {
+            forgot = Instant::now();
             let purge = desk.gate.borrow().purgeable(Now::read());
             if purge.is_some() {
                 *desk.purge.borrow_mut() = purge;
                 desk.work.notify_one();
             }
         }
+        let has_sequences = !desk.sequences.borrow().is_empty();
+        sleep(match (is_complete, has_sequences) {
+            (false, _) => HINT_PAUSE,
+            (true, true) => SWEEP_PAUSE,
+            (true, false) => TICK,
+        })
+        .await;
     }
 }
 
-/// Has those forgotten who did not go on with a sequence.
-async fn sweep(desk: Rc<Desk>) -> anyhow::Result<()> {
-    loop {
-        sleep(SWEEP_PAUSE).await;
-        desk.sequences.borrow_mut().sweep(Now::read());
-    }
-}
-
-/// Has the warden know how the front does: when something has changed, and now and then, for a new one.
+/// Has the warden know how the front does: soon after something was counted, and now and then, for what only the kernel
+/// counts and for a new warden.
 async fn note(desk: Rc<Desk>, orders: Rc<Sender<Orders>>) -> anyhow::Result<()> {
-    let mut last = None;
-    for count in 0u64.. {
+    loop {
         let (counters, interfaces) = (desk.counted(), desk.interfaces.borrow().clone());
-        let note = Note { counters, interfaces };
-        if count % NOTES_A_REPEAT == 0 || last.as_ref() != Some(&note) {
-            orders
-                .send(&Orders(vec![Order::Note(note.clone())]))
-                .await
-                .context("the warden's link is gone")?;
-            last = Some(note);
+        let note = Order::Note(Note { counters, interfaces });
+        orders.send(&Orders(vec![note])).await.context("the warden's link is gone")?;
+        tokio::select! {
+            () = desk.news.notified() => sleep(NOTE_PAUSE).await,
+            () = sleep(TICK) => {}
         }
-        sleep(NOTE_PAUSE).await;
     }
-    Ok(())
 }
 
 /// Records what waits, all of it in one commit, and only then lets it have its effect.
@@ -229,6 +227,7 @@ async fn record(desk: Rc<Desk>, mut store: Store, orders: Rc<Sender<Orders>>) ->
         .context("the store's thread failed")?;
         store = back;
         if let Some(receipt) = receipt {
+            desk.news.notify_one();
             let outcomes = batch.into_iter().map(|unrecorded| unrecorded.release(&receipt));
             let released: Vec<Order> = outcomes.filter_map(|outcome| desk.conclude(outcome)).collect();
             for together in released.chunks(Orders::AT_ONCE) {
@@ -238,6 +237,7 @@ async fn record(desk: Rc<Desk>, mut store: Store, orders: Rc<Sender<Orders>>) ->
                 desk.gate.borrow_mut().forget(&purge);
             }
         } else {
+            desk.news.notify_one();
             batch.into_iter().map(Unrecorded::fail).for_each(|refused| desk.refuse(refused));
             // The supervisor starts another front, which may use what is there now.
             ensure!(!store.is_out_of_reach(), "the folder of the replay store is another one than it was");

@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::Context;
 use postern_proto::WallTime;
 use rustix::thread::CapabilitySet;
-use sd_notify::NotifyState;
+use sd_notify::{NotifyState, watchdog_enabled};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
@@ -57,8 +57,8 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::NET_RAW)
     .union(CapabilitySet::BPF);
 
-/// How often it looks whether an interface is back, and tells systemd that it is not stuck.
-const TICK: Duration = Duration::from_secs(1);
+/// How often it looks whether an interface is back, while one is away.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long the runner may take to end what is open: systemd gives a stop 90 s.
 const RUNNER_ENDS: Duration = Duration::from_mins(1);
@@ -166,8 +166,13 @@ impl Supervisor {
         info!(clients = self.config.clients.len(), "ready");
         notify(&[NotifyState::Ready]);
 
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Twice as often as systemd wants to hear of it, if it does.
+        let watchdog_time = watchdog_enabled().filter(|time| !time.is_zero());
+        let is_watched = watchdog_time.is_some();
+        let mut watchdog = interval(watchdog_time.unwrap_or(LOOK) / 2);
+        let mut look = interval(LOOK);
+        watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = self.signals.terminate.recv() => break,
@@ -178,10 +183,8 @@ impl Supervisor {
                     let result = self.reload_and_say().await;
                     who.tell(&result);
                 }
-                _ = tick.tick() => {
-                    notify(&[NotifyState::Watchdog]);
-                    self.look_for_interfaces().await;
-                }
+                _ = watchdog.tick(), if is_watched => notify(&[NotifyState::Watchdog]),
+                _ = look.tick(), if !self.unwatched.is_empty() => self.look_for_interfaces().await,
                 happening = self.runner.next() => if let Happening::Due = happening
                     && let Err(error) = self.start_runner().await
                 {
@@ -301,9 +304,6 @@ impl Supervisor {
 
     /// Starts a new front when an interface is there that the old one could not watch.
     async fn look_for_interfaces(&mut self) {
-        if self.unwatched.is_empty() {
-            return;
-        }
         let devices = match pcap::Device::list() {
             Ok(devices) => devices,
             Err(error) => return warn!(%error, "cannot list the interfaces"),

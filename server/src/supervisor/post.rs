@@ -22,8 +22,10 @@ use crate::link::{self, Message, Receiver, Sender};
 use crate::process::{HEARTBEAT, Report, Start};
 use crate::sandbox::{Identity, threads_of};
 
-/// A process that says nothing for so long hangs: five heartbeats.
+/// A process that says nothing for so long hangs: nearly three heartbeats.
 const HANGS: Duration = Duration::from_secs(10);
+/// By how much a heartbeat may be late.
+const LATE: Duration = Duration::from_secs(1);
 /// How long a process may take until it is ready: a large store is read, and every client's keys are derived.
 const STARTS: Duration = Duration::from_mins(1);
 /// How long a process may take to answer to new settings: the warden may have to wait for others' iptables.
@@ -334,7 +336,7 @@ where
                 // Where the whole machine stood still, it has the time of a heartbeat to say so.
                 () = sleep_until(holder.hangs), if !holder.is_doubted => {
                     holder.is_doubted = true;
-                    holder.hangs = Instant::now() + 2 * HEARTBEAT;
+                    holder.hangs = Instant::now() + HEARTBEAT + LATE;
                 }
                 () = sleep_until(holder.hangs) => {
                     let patience = if holder.ready_since.is_some() { HANGS } else { STARTS };
