@@ -97,9 +97,8 @@ impl Front {
         for capture in captures {
             tasks.spawn_local(watch(Rc::clone(&desk), capture, unwatched.clone()));
         }
-        tasks.spawn_local(tend(Rc::clone(&desk)));
         let orders = Rc::new(orders);
-        tasks.spawn_local(note(Rc::clone(&desk), Rc::clone(&orders)));
+        tasks.spawn_local(tend(Rc::clone(&desk), Rc::clone(&orders)));
         let mut recorder = spawn_local(record(Rc::clone(&desk), store, orders));
         let result = loop {
             tokio::select! {
@@ -170,41 +169,34 @@ async fn watch(
     }
 }
 
-/// Keeps the next epoch's hints coming, here and in the kernel, and has forgotten what can be. All in one task: each timer of
-/// its own would wake an idle host.
-async fn tend(desk: Rc<Desk>) -> anyhow::Result<()> {
-    let mut forgot = Instant::now();
+/// Keeps the next epoch's hints coming, here and in the kernel, has forgotten what can be, and has the warden know how the
+/// front does: soon after something was counted, and now and then, for what only the kernel counts and for a new warden.
+/// All in one task: each timer of its own would wake an idle host.
+async fn tend(desk: Rc<Desk>, orders: Rc<Sender<Orders>>) -> anyhow::Result<()> {
+    let mut last_tick = Instant::now();
     loop {
         let is_complete = desk.prepare(Now::read().wall);
         desk.sequences.borrow_mut().sweep(Now::read());
-        if forgot.elapsed() >= TICK && desk.purge.borrow().is_none() {
-            forgot = Instant::now();
+        if last_tick.elapsed() >= TICK && desk.purge.borrow().is_none() {
+            last_tick = Instant::now();
             let purge = desk.gate.borrow().purgeable(Now::read());
             if purge.is_some() {
                 *desk.purge.borrow_mut() = purge;
                 desk.work.notify_one();
             }
         }
-        let has_sequences = !desk.sequences.borrow().is_empty();
-        sleep(match (is_complete, has_sequences) {
-            (false, _) => HINT_PAUSE,
-            (true, true) => SWEEP_PAUSE,
-            (true, false) => TICK,
-        })
-        .await;
-    }
-}
-
-/// Has the warden know how the front does: soon after something was counted, and now and then, for what only the kernel
-/// counts and for a new warden.
-async fn note(desk: Rc<Desk>, orders: Rc<Sender<Orders>>) -> anyhow::Result<()> {
-    loop {
         let (counters, interfaces) = (desk.counted(), desk.interfaces.borrow().clone());
         let note = Order::Note(Note { counters, interfaces });
         orders.send(&Orders(vec![note])).await.context("the warden's link is gone")?;
+        let has_sequences = !desk.sequences.borrow().is_empty();
+        let pause = match (is_complete, has_sequences) {
+            (false, _) => HINT_PAUSE,
+            (true, true) => SWEEP_PAUSE,
+            (true, false) => TICK,
+        };
         tokio::select! {
-            () = desk.news.notified() => sleep(NOTE_PAUSE).await,
-            () = sleep(TICK) => {}
+            () = desk.news.notified() => sleep(pause.min(NOTE_PAUSE)).await,
+            () = sleep(pause) => {}
         }
     }
 }
