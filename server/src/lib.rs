@@ -13,6 +13,7 @@
 
 mod address;
 mod admin;
+mod alarm;
 mod alone;
 mod cli;
 mod clock;

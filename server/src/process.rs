@@ -15,8 +15,8 @@ use rustix::thread::set_name;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::task::{LocalSet, spawn_local};
-use tokio::time::interval;
 
+use crate::alarm::Alarm;
 use crate::link::{Message, Receiver, Sender, receive_first};
 use crate::log;
 use crate::sandbox::Identity;
@@ -121,15 +121,20 @@ fn close_inherited() -> io::Result<()> {
 }
 
 /// Tells the supervisor now and then that the event loop turns.
-pub(crate) fn beat<E: Serialize + DeserializeOwned + 'static>(reports: Rc<Sender<Report<E>>>) {
+///
+/// # Errors
+/// When the system has no timer left.
+pub(crate) fn beat<E: Serialize + DeserializeOwned + 'static>(
+    reports: Rc<Sender<Report<E>>>,
+) -> io::Result<()> {
+    let mut alarm = Alarm::new()?;
     spawn_local(async move {
-        let mut beats = interval(HEARTBEAT);
-        loop {
-            beats.tick().await;
-            // Nobody listens any more: the process ends for that anyway.
+        // Where nobody listens any more, the process ends for that anyway; without a clock, since nothing is heard of it.
+        while alarm.after(HEARTBEAT).await.is_ok() {
             let _ = reports.send(&Report::Alive).await;
         }
     });
+    Ok(())
 }
 
 /// Runs the one event loop of a process.

@@ -17,6 +17,7 @@ use tokio::task::{JoinSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
+use crate::alarm::Alarm;
 use crate::clock::Now;
 use crate::link::Sender;
 use crate::order::{Note, Order, Orders};
@@ -173,7 +174,7 @@ async fn watch(
 /// front does: soon after something was counted, and now and then, for what only the kernel counts and for a new warden.
 /// All in one task: each timer of its own would wake an idle host.
 async fn tend(desk: Rc<Desk>, orders: Rc<Sender<Orders>>) -> anyhow::Result<()> {
-    let mut last_tick = Instant::now();
+    let (mut alarm, mut last_tick) = (Alarm::new()?, Instant::now());
     loop {
         let is_complete = desk.prepare(Now::read().wall);
         desk.sequences.borrow_mut().sweep(Now::read());
@@ -196,7 +197,7 @@ async fn tend(desk: Rc<Desk>, orders: Rc<Sender<Orders>>) -> anyhow::Result<()> 
         };
         tokio::select! {
             () = desk.news.notified() => sleep(pause.min(NOTE_PAUSE)).await,
-            () = sleep(pause) => {}
+            woken = alarm.after(pause) => woken?,
         }
     }
 }

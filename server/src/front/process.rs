@@ -159,7 +159,7 @@ fn lay_filter(settings: &Settings, captures: &[Opened]) -> Option<KernelFilter> 
 async fn work(confined: Confined, mut line: Line<Command, Event>) -> anyhow::Result<()> {
     let Confined { settings, orders, captures, kernel, unwatched } = confined;
     let front = Front::start(&settings, captures, kernel)?;
-    beat(line.reports.clone());
+    beat(line.reports.clone())?;
     line.reports.send(&Report::Ready).await?;
     for interface in unwatched {
         line.reports.send(&Report::Event(Event::Unwatched(interface))).await?;

@@ -247,9 +247,9 @@ impl Ledger {
         all < LIVE_LEASES && of_client < max_of_client as usize
     }
 
-    /// How long until the next lease ends.
-    pub(crate) fn next_end(&self, now: BootTime) -> Option<Duration> {
-        self.ends.first_key_value().map(|(ends, _)| ends.since(now))
+    /// When the next lease ends.
+    pub(crate) fn next_end(&self) -> Option<BootTime> {
+        self.ends.first_key_value().map(|(ends, _)| *ends)
     }
 
     /// The live leases.
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(replaces, Some(first));
         assert_eq!(plan(&mut ledger, at(11), key("alice", "192.0.2.1"), 5), Plan::Unchanged);
         assert_eq!(ledger.leases().count(), 1);
-        assert_eq!(ledger.next_end(at(11).boot), Some(Duration::from_secs(29)));
+        assert_eq!(ledger.next_end(), Some(at(40).boot));
     }
 
     #[test]
@@ -355,7 +355,7 @@ mod tests {
         let (now, id) = (at(100), LeaseId(7));
         ledger.adopt(now, alice.clone(), id, port, at(90).wall, at(110).wall);
         ledger.adopt(now, alice.clone(), id, port, at(80).wall, at(105).wall);
-        assert_eq!(ledger.next_end(now.boot), Some(Duration::from_secs(10)));
+        assert_eq!(ledger.next_end(), Some(now.boot.after(Duration::from_secs(10))));
         let (lease, replaces) = grant(&mut ledger, now, alice, 30);
         assert_eq!((lease.id, replaces.unwrap().until), (LeaseId(8), at(110).wall));
         assert_eq!(grant(&mut ledger, now, key("bob", "192.0.2.2"), 1).0.id, LeaseId(9));

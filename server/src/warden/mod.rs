@@ -15,9 +15,10 @@ use std::time::Duration;
 use anyhow::Context;
 use postern_proto::Port;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use crate::alarm::Alarm;
 use crate::alone::Alone;
 use crate::clock::{BootTime, Now};
 use crate::errand::Errand;
@@ -54,8 +55,6 @@ const SESSION_CHECK: Duration = Duration::from_mins(1);
 const CLOSE_AT_ONCE: usize = 512;
 /// Errands that wait for the runner, at the most: as many as leases can open and end while it is started anew.
 const ERRANDS: usize = 2 * LIVE_LEASES;
-/// How long the warden sleeps when no lease is to end.
-const IDLE: Duration = Duration::from_hours(1);
 
 const NOT_ALONE: &str = "cannot make sure that no other posternd guards this network namespace";
 const NO_SESSIONS: &str = "cannot list the sessions that stand (sock_diag)";
@@ -203,12 +202,13 @@ impl Warden {
         mut line: Line<Command, Event>,
     ) -> anyhow::Result<Ended> {
         self.apply_roll();
+        let mut lease_end = Alarm::new().context("cannot wait for the ends of leases")?;
         let mut session_check = interval(SESSION_CHECK);
         session_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // By the boot clock too: a wall clock that is set back must not make a trial longer.
         let trial_end = self.guard.until.map(|until| Instant::now() + until.since(Now::read().wall));
         loop {
-            let next_end = self.ledger.next_end(Now::read().boot).unwrap_or(IDLE);
+            let next_end = self.ledger.next_end();
             tokio::select! {
                 // Orders last: what a client that was just enabled asks for comes behind the news of it.
                 biased;
@@ -224,7 +224,10 @@ impl Warden {
                 },
                 // Who asked and went away needs no answer.
                 Some(Asked { request, reply }) = requests.recv() => drop(reply.send(self.answer(request).await)),
-                () = sleep(next_end) => self.end_leases(),
+                woken = lease_end.at(next_end.unwrap_or(self.since)), if next_end.is_some() => {
+                    woken.context("cannot wait for the end of a lease")?;
+                    self.end_leases();
+                }
                 _ = session_check.tick(), if !self.standing.is_empty() => self.end_sessions(),
                 () = sleep_until(trial_end.unwrap_or_else(Instant::now)), if self.guard.until.is_some() => {
                     self.firewall.remove().await?;

@@ -110,7 +110,7 @@ fn holds_only(gate: &Gate, name: &str, own: impl Fn(&Kind) -> bool) -> Result<()
             Kind::Pipe => descriptor.number == 2,
             // The links; the event loop's own, and the warden's name, which nobody else may have.
             Kind::Unix(kind) => ["seqpacket", "stream"].contains(kind),
-            Kind::Anonymous(name) if ["eventpoll", "eventfd"].contains(&name.as_str()) => true,
+            Kind::Anonymous(name) if ["eventpoll", "eventfd", "timerfd"].contains(&name.as_str()) => true,
             other => own(other),
         };
         ensure!(is_allowed, "{name} holds {descriptor:?}");

@@ -36,6 +36,8 @@ pub(super) fn rules(mute: &[RawFd], maps: bool) -> Result<Rules, BackendError> {
         libc::SYS_ppoll,
         libc::SYS_futex,
         libc::SYS_clock_gettime,
+        libc::SYS_timerfd_create,
+        libc::SYS_timerfd_settime,
         libc::SYS_clock_nanosleep,
         libc::SYS_nanosleep,
         libc::SYS_gettimeofday,
