@@ -35,12 +35,14 @@ fn main() -> Result<()> {
     let Arguments { measurements, plan, json } = Arguments::parse(std::env::args().skip(1))?;
     let folder = programs::directory()?;
     let mut report = Report { machine: Machine::read()?, sections: Vec::new() };
+    println!("{}", report.machine);
     for measure in measurements {
-        report.sections.push(measure(&plan));
+        let section = measure(&plan);
+        println!("{section}");
+        report.sections.push(section);
         // What is there is there, whatever becomes of the rest.
         let json = json.clone().unwrap_or_else(|| folder.join("bench.json"));
         fs::write(&json, serde_json::to_vec_pretty(&report)?).with_context(|| json.display().to_string())?;
     }
-    println!("{report}");
     Ok(())
 }

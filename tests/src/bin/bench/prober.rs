@@ -128,29 +128,37 @@ impl Prober {
         Ok(opened)
     }
 
-    /// Sends each knock at its time, and one probe behind it, when `after` is over; gives how many of those were answered.
-    pub(crate) fn once(&self, knocks: &[Knock], distance: Duration, after: Duration) -> Result<usize> {
+    /// Sends each knock at its time, and one probe when `after` is over behind it. Gives whether all of those are answered;
+    /// the first that is not ends it.
+    pub(crate) fn once(&self, knocks: &[Knock], distance: Duration, after: Duration) -> Result<bool> {
         be_on_time()?;
         self.drain(|_, _| ())?;
-        let at = |index: usize| u32::try_from(index).map(|index| distance * index);
-        let (begun, mut sent, mut probed) = (Instant::now(), 0, 0);
-        let mut open = HashSet::new();
-        while probed < knocks.len() {
-            while sent < knocks.len() && begun.elapsed() >= at(sent)? {
-                knocks[sent].packets.iter().try_for_each(|packet| self.wire.send(packet))?;
-                sent += 1;
+        let (begun, mut answered, mut open) = (Instant::now(), 0, HashSet::new());
+        let (mut sent, mut probed): (Vec<Instant>, Vec<Instant>) = (vec![], vec![]);
+        loop {
+            while let Some(knock) = knocks.get(sent.len())
+                && begun.elapsed() >= distance * u32::try_from(sent.len())?
+            {
+                knock.packets.iter().try_for_each(|packet| self.wire.send(packet))?;
+                sent.push(Instant::now());
             }
-            while probed < sent && begun.elapsed() >= at(probed)? + after {
-                let from = SocketAddrV4::new(knocks[probed].from, FIRST_PORT);
+            while sent.get(probed.len()).is_some_and(|when| when.elapsed() >= after) {
+                let from = SocketAddrV4::new(knocks[probed.len()].from, FIRST_PORT);
                 self.wire.send(&syn(from, SSH, fastrand::u32(..)))?;
-                probed += 1;
+                probed.push(Instant::now());
             }
             self.drain(|_, to| open.extend([*to.ip()]))?;
+            while knocks.get(answered).is_some_and(|knock| open.contains(&knock.from)) {
+                answered += 1;
+            }
+            if answered == knocks.len() {
+                return Ok(true);
+            }
+            if probed.get(answered).is_some_and(|when| when.elapsed() > PATIENCE) {
+                return Ok(false);
+            }
             thread::sleep(EVERY);
         }
-        thread::sleep(PATIENCE);
-        self.drain(|_, to| open.extend([*to.ip()]))?;
-        Ok(open.len())
     }
 
     /// The answers that have come in: from which port, to whom.

@@ -106,19 +106,19 @@ impl Contender {
         matches!(self, Self::Posternd(..) | Self::Fwknopd(..))
     }
 
-    /// Whether a knock is a sequence, or can be: of ours one is enough, since the firewall has no part in that.
+    /// Whether a knock is a sequence, or can be.
     pub(crate) const fn has_steps(self) -> bool {
-        matches!(
-            self,
-            Self::Posternd(Backend::Nftables | Backend::IptablesNft, Filter::Kernel)
-                | Self::Knockd
-                | Self::Recent
-        )
+        matches!(self, Self::Posternd(..) | Self::Knockd | Self::Recent)
     }
 
-    /// Whether it is the one of its kind in which only the junk's way differs from the others.
-    pub(crate) const fn has_default_filter(self) -> bool {
-        !matches!(self, Self::Posternd(_, Filter::Classic))
+    /// Whether it is as it is installed: filters are for junk, and tuning is for what comes in.
+    pub(crate) const fn is_as_installed(self) -> bool {
+        !matches!(self, Self::Posternd(_, Filter::Classic) | Self::Fwknopd(_, fwknopd::Tuning::Tuned))
+    }
+
+    /// Whether it is ours with nftables, or not ours: where the firewall has no part, one of ours is enough.
+    pub(crate) const fn has_first_firewall(self) -> bool {
+        !matches!(self, Self::Posternd(Backend::IptablesNft | Backend::IptablesLegacy, _))
     }
 
     /// How long apart its knocks should be: by more than whatever it sleeps in between, at random.

@@ -2,7 +2,7 @@
 
 use super::junk::{FIGURES, amid, name};
 use super::{Plan, in_turns};
-use crate::contenders::{Backend, Contender, Setup};
+use crate::contenders::{Contender, Setup};
 use crate::report::Section;
 
 const TITLE: &str = "3. Junk, by the number of clients";
@@ -33,10 +33,10 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     section
 }
 
-/// The firewall has no part in this; and knockd and the ruleset have no clients.
+/// The firewall has no part in this, and knockd and the ruleset have no clients.
 fn takes_part(contender: Contender, index: usize) -> bool {
     match contender {
-        Contender::Posternd(backend, _) => backend == Backend::Nftables,
+        Contender::Posternd(..) => contender.has_first_firewall(),
         Contender::Fwknopd(..) => index < THEIRS.len(),
         Contender::Knockd | Contender::Recent => false,
     }

@@ -4,7 +4,7 @@ use anyhow::Context;
 
 use super::junk::{FIGURES, KNOCKS, amid, name};
 use super::{Plan, in_turns};
-use crate::contenders::Setup;
+use crate::contenders::{Contender, Setup};
 use crate::flood::Junk;
 use crate::report::Section;
 
@@ -15,7 +15,8 @@ const HEADERS: usize = 28;
 
 pub(crate) fn measure(plan: &Plan) -> Section {
     let mut section = Section::new(TITLE, FIGURES, 0);
-    let who = plan.contenders.iter().copied().filter(|contender| contender.has_datagrams()).collect();
+    let takes_part = |who: &Contender| who.has_datagrams() && who.has_first_firewall();
+    let who = plan.contenders.iter().copied().filter(takes_part).collect();
     let plan = Plan { contenders: who, rounds: 1, ..*plan };
     in_turns(&plan, &mut section, "", Setup::PLAIN, |section, contender, scene| {
         for rate in RATES {

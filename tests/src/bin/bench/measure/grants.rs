@@ -26,7 +26,7 @@ const TOGETHER: usize = 100;
 
 pub(crate) fn measure(plan: &Plan) -> Section {
     let mut section = Section::new(TITLE, FIGURES, 0);
-    let who = plan.contenders.iter().copied().filter(|contender| contender.has_default_filter()).collect();
+    let who = plan.contenders.iter().copied().filter(|contender| contender.is_as_installed()).collect();
     let plan = Plan { contenders: who, rounds: 1, ..*plan };
     let setup = Setup { clients: CLIENTS, window_secs: WINDOW_SECS, by_steps: false };
     in_turns(&plan, &mut section, "", setup, |section, contender, scene| {

@@ -4,7 +4,7 @@ use anyhow::Context;
 
 use super::junk::amid;
 use super::{Plan, float, in_turns};
-use crate::contenders::Setup;
+use crate::contenders::{Contender, Setup};
 use crate::flood::Junk;
 use crate::report::Section;
 
@@ -25,7 +25,8 @@ const FIGURES: &[&str] = &[
 
 pub(crate) fn measure(plan: &Plan) -> Section {
     let mut section = Section::new(TITLE, FIGURES, 0);
-    let who = plan.contenders.iter().copied().filter(|contender| contender.has_steps()).collect();
+    let takes_part = |who: &Contender| who.has_steps() && who.has_first_firewall() && who.is_as_installed();
+    let who = plan.contenders.iter().copied().filter(takes_part).collect();
     let plan = Plan { contenders: who, rounds: 1, ..*plan };
     let setup = Setup { by_steps: true, ..Setup::PLAIN };
     in_turns(&plan, &mut section, "", setup, |section, contender, scene| {

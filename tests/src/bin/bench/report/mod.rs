@@ -81,13 +81,6 @@ impl Row {
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.machine)?;
-        self.sections.iter().try_for_each(|section| writeln!(f, "{section}"))
-    }
-}
-
 impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n**{}**\n", self.title)?;
