@@ -7,6 +7,7 @@ mod administration;
 mod asking;
 mod automation;
 mod bad_input;
+mod bench;
 mod clock_steps;
 mod commands;
 mod crowd;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use crate::contenders::Contender;
-use crate::measure::{Plan, clients, copies, grants, idle, junk, latency, rate, sequences};
+use crate::measure::{Plan, clients, copies, grants, idle, junk, latency, profile, rate, sequences};
 use crate::report::Section;
 
 pub(crate) const USAGE: &str = "\
@@ -24,6 +24,9 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("idle", idle::measure),
     ("grants", grants::measure),
 ];
+
+/// What is measured only when it is asked for.
+const FURTHER: &[(&str, Measure)] = &[("profile", profile::measure)];
 
 const ROUNDS: usize = 3;
 const KNOCKS: usize = 1000;
@@ -59,8 +62,9 @@ impl Arguments {
 }
 
 fn measurement(name: &str) -> Result<Measure> {
-    let found = MEASUREMENTS.iter().find(|(known, _)| *known == name);
-    let names: Vec<_> = MEASUREMENTS.iter().map(|(name, _)| *name).collect();
+    let all = || MEASUREMENTS.iter().chain(FURTHER);
+    let found = all().find(|(known, _)| *known == name);
+    let names: Vec<_> = all().map(|(name, _)| *name).collect();
     let found = found.with_context(|| format!("no measurement {name:?}: {}\n{USAGE}", names.join(", ")))?;
     Ok(found.1)
 }

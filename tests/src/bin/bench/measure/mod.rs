@@ -14,6 +14,7 @@ pub(crate) mod grants;
 pub(crate) mod idle;
 pub(crate) mod junk;
 pub(crate) mod latency;
+pub(crate) mod profile;
 pub(crate) mod rate;
 pub(crate) mod sequences;
 

@@ -36,7 +36,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     }
     section.notes.push(
         "Each knock from an address of its own, and one SYN from there a second later: the knock counts if that is answered. \
-         The rate doubles until one is lost, and the gap is halved twice; then it falls by a tenth until 20 s go without \
+         The rate doubles until one is lost, and the gap is halved twice; then it falls by a fifth until 20 s go without \
          a loss."
             .to_owned(),
     );
@@ -69,7 +69,7 @@ fn search(contender: Contender) -> Result<Vec<Option<f64>>> {
             return Ok(vec![Some(f64::from(good)), lossy.map(f64::from), Some(busy)]);
         }
         lossy = Some(good);
-        good = good * 9 / 10;
+        good = good * 4 / 5;
     }
     Ok(vec![None, lossy.map(f64::from), None])
 }
