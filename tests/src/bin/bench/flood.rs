@@ -1,8 +1,7 @@
 //! More packets than anybody means: one thread, many a call.
 
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -10,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use fastrand::Rng;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::UdpGsoSegment;
 use postern_tests::netns::Host;
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 
 use crate::prober::be_on_time;
 use crate::wire::{GATE, Packet, Wire, syn};
@@ -100,8 +100,19 @@ impl Drop for Flood {
 }
 
 enum Sender {
-    Datagrams { socket: OwnedFd, rng: Rng, buffers: Vec<Vec<u8>>, fill: Fill },
-    Packets { wire: Wire, packets: Vec<Packet>, next: usize },
+    /// One call hands over many: the kernel cuts them apart before they are on the cable.
+    Datagrams {
+        socket: UdpSocket,
+        rng: Rng,
+        buffer: Vec<u8>,
+        len: usize,
+        fill: Fill,
+    },
+    Packets {
+        wire: Wire,
+        packets: Vec<Packet>,
+        next: usize,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -113,13 +124,15 @@ enum Fill {
 
 impl Sender {
     fn new(world: &Host, junk: Junk) -> Result<Self> {
-        let datagrams = |port: u16, buffer: Vec<u8>, fill| -> Result<Self> {
+        let datagrams = |port: u16, datagram: Vec<u8>, fill| -> Result<Self> {
             let socket = world.enter(|| {
                 let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
                 socket.connect((GATE, port))?;
                 Ok::<_, io::Error>(socket)
             })??;
-            Ok(Self::Datagrams { socket: socket.into(), rng: Rng::new(), buffers: vec![buffer; BATCH], fill })
+            setsockopt(&socket, UdpGsoSegment, &i32::try_from(datagram.len())?)?;
+            let (len, buffer) = (datagram.len(), datagram.repeat(BATCH));
+            Ok(Self::Datagrams { socket, rng: Rng::new(), buffer, len, fill })
         };
         match junk {
             Junk::Random { port, len } => datagrams(port, vec![0; len], Fill::Random),
@@ -135,12 +148,14 @@ impl Sender {
 
     fn send(&mut self, count: usize) -> io::Result<usize> {
         match self {
-            Self::Datagrams { socket, rng, buffers, fill } => {
-                let buffers = &mut buffers[..count];
-                for buffer in buffers.iter_mut() {
-                    fill.fill(rng, buffer);
+            Self::Datagrams { socket, rng, buffer, len, fill } => {
+                let datagrams = &mut buffer[..count * *len];
+                fill.fill(rng, datagrams);
+                match socket.send(datagrams) {
+                    // The answer to an earlier one: nobody listens on that port.
+                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(0),
+                    sent => sent.map(|bytes| bytes / *len),
                 }
-                send_all(socket, buffers)
             }
             Self::Packets { wire, packets, next } => {
                 let sent = wire.send_all(packets.iter().cycle().skip(*next).take(count))?;
@@ -163,17 +178,5 @@ impl Fill {
             }
             Self::Nothing => {}
         }
-    }
-}
-
-fn send_all(socket: &OwnedFd, datagrams: &[Vec<u8>]) -> io::Result<usize> {
-    let slices: Vec<_> = datagrams.iter().map(|datagram| [IoSlice::new(datagram)]).collect();
-    let mut controls: Vec<_> = slices.iter().map(|_| SendAncillaryBuffer::default()).collect();
-    let messages = slices.iter().zip(&mut controls).map(|(slice, control)| MMsgHdr::new(slice, control));
-    let sent = sendmmsg(socket, &mut messages.collect::<Vec<_>>(), SendFlags::empty());
-    match sent {
-        // The answer to an earlier one: nobody listens on that port.
-        Err(rustix::io::Errno::CONNREFUSED) => Ok(0),
-        sent => Ok(sent?),
     }
 }

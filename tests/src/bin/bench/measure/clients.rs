@@ -13,7 +13,7 @@ const THEIRS: [u32; 4] = [2_000, 1_000, 500, 50];
 const KNOCKS: usize = 20;
 
 pub(crate) fn measure(plan: &Plan) -> Section {
-    let mut section = Section::new(TITLE, FIGURES, 0);
+    let mut section = Section::new(TITLE, FIGURES);
     for (index, clients) in COUNTS.into_iter().enumerate() {
         let plan = Plan {
             contenders: plan.contenders.iter().copied().filter(|who| takes_part(*who, index)).collect(),

@@ -14,7 +14,7 @@ const RATES: [Option<u32>; 2] = [Some(200_000), None];
 const HEADERS: usize = 28;
 
 pub(crate) fn measure(plan: &Plan) -> Section {
-    let mut section = Section::new(TITLE, FIGURES, 0);
+    let mut section = Section::new(TITLE, FIGURES);
     let takes_part = |who: &Contender| who.has_datagrams() && who.has_first_firewall();
     let who = plan.contenders.iter().copied().filter(takes_part).collect();
     let plan = Plan { contenders: who, rounds: 1, ..*plan };

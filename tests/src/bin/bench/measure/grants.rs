@@ -25,7 +25,7 @@ const CLIENTS: usize = 20;
 const TOGETHER: usize = 100;
 
 pub(crate) fn measure(plan: &Plan) -> Section {
-    let mut section = Section::new(TITLE, FIGURES, 0);
+    let mut section = Section::new(TITLE, FIGURES);
     let who = plan.contenders.iter().copied().filter(|contender| contender.is_as_installed()).collect();
     let plan = Plan { contenders: who, rounds: 1, ..*plan };
     let setup = Setup { clients: CLIENTS, window_secs: WINDOW_SECS, by_steps: false };

@@ -27,7 +27,7 @@ struct Idle {
 
 /// All of them at the same time: they are idle.
 pub(crate) fn measure(plan: &Plan) -> Section {
-    let mut section = Section::new(TITLE, FIGURES, 0);
+    let mut section = Section::new(TITLE, FIGURES);
     let mut scenes = Vec::new();
     for contender in plan.contenders.iter().copied().filter(|contender| *contender != Contender::Recent) {
         eprintln!("{TITLE}: {}", contender.name());

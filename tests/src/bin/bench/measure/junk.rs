@@ -30,7 +30,7 @@ const DISTANCE: Duration = Duration::from_millis(25);
 const LIMIT: Duration = Duration::from_secs(2);
 
 pub(crate) fn measure(plan: &Plan) -> Section {
-    let mut section = Section::new(TITLE, FIGURES, 0);
+    let mut section = Section::new(TITLE, FIGURES);
     let plan = Plan { rounds: plan.rounds.min(ROUNDS), ..plan.clone() };
     in_turns(&plan, &mut section, "", Setup::PLAIN, |section, contender, scene| {
         for rate in RATES {

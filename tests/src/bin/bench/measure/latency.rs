@@ -27,7 +27,7 @@ struct Samples {
 }
 
 pub(crate) fn measure(plan: &Plan) -> Section {
-    let mut section = Section::new(TITLE, FIGURES, 0);
+    let mut section = Section::new(TITLE, FIGURES);
     let mut all: HashMap<String, Samples> = HashMap::new();
     in_turns(plan, &mut section, "", Setup::PLAIN, |_, contender, scene| {
         let knocks = if contender.is_ours() { plan.knocks } else { plan.knocks.div_ceil(10) };

@@ -25,7 +25,7 @@ const OURS: (u32, u32) = (64, 8_192);
 const THEIRS: (u32, u32) = (4, 64);
 
 pub(crate) fn measure(plan: &Plan) -> Section {
-    let mut section = Section::new(TITLE, FIGURES, 0);
+    let mut section = Section::new(TITLE, FIGURES);
     let takes_part = |who: &Contender| who.has_datagrams() && who.is_as_installed();
     for contender in plan.contenders.iter().copied().filter(takes_part) {
         eprintln!("{TITLE}: {}", contender.name());

@@ -24,7 +24,7 @@ const FIGURES: &[&str] = &[
 ];
 
 pub(crate) fn measure(plan: &Plan) -> Section {
-    let mut section = Section::new(TITLE, FIGURES, 0);
+    let mut section = Section::new(TITLE, FIGURES);
     let takes_part = |who: &Contender| who.has_steps() && who.has_first_firewall() && who.is_as_installed();
     let who = plan.contenders.iter().copied().filter(takes_part).collect();
     let plan = Plan { contenders: who, rounds: 1, ..*plan };

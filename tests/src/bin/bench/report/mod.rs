@@ -1,5 +1,6 @@
 //! What was measured: one table with a section for each measurement, and the same as JSON.
 
+use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 
 use serde::Serialize;
@@ -23,8 +24,8 @@ pub(crate) struct Section {
     pub(crate) title: &'static str,
     /// What the figures are, with their units.
     pub(crate) figures: &'static [&'static str],
-    /// Which of them is compared with that of the first contender under the same condition.
-    pub(crate) compared: usize,
+    /// Whether the first of them is compared with that of the first contender under the same condition.
+    pub(crate) compares: bool,
     pub(crate) rows: Vec<Row>,
     pub(crate) notes: Vec<String>,
 }
@@ -41,8 +42,8 @@ pub(crate) struct Row {
 }
 
 impl Section {
-    pub(crate) const fn new(title: &'static str, figures: &'static [&'static str], compared: usize) -> Self {
-        Self { title, figures, compared, rows: Vec::new(), notes: Vec::new() }
+    pub(crate) const fn new(title: &'static str, figures: &'static [&'static str]) -> Self {
+        Self { title, figures, compares: true, rows: Vec::new(), notes: Vec::new() }
     }
 
     fn row(&mut self, condition: &str, contender: &str) -> &mut Row {
@@ -66,11 +67,11 @@ impl Section {
         self.row(condition, contender).missing = Some(reason.to_owned());
     }
 
-    /// The ratio of a row's compared figure to that of the first row under its condition that has one.
+    /// The ratio of a row's first figure to that of the first row under its condition that has one.
     fn ratio(&self, row: &Row) -> Option<f64> {
         let mut alike = self.rows.iter().filter(|other| other.condition == row.condition);
-        let first = alike.find_map(|other| other.figure(self.compared))?;
-        Some(row.figure(self.compared)? / first).filter(|ratio| ratio.is_finite())
+        let first = alike.find_map(|other| other.figure(0))?;
+        Some(row.figure(0)? / first).filter(|ratio| ratio.is_finite())
     }
 }
 
@@ -84,41 +85,46 @@ impl Row {
 impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n**{}**\n", self.title)?;
-        let mut lines =
-            vec![["condition", "contender"].iter().chain(self.figures).map(ToString::to_string).collect()];
-        let first: &mut Vec<String> = &mut lines[0];
-        first.push(format!("ratio of {}", self.figures[self.compared].split(',').next().unwrap_or_default()));
-        let mut conditions: Vec<_> = self.rows.iter().map(|row| &row.condition).collect();
-        let mut seen = std::collections::HashSet::new();
-        conditions.retain(|condition| seen.insert(*condition));
-        for condition in conditions {
-            for row in self.rows.iter().filter(|row| row.condition == *condition) {
-                let mut line = vec![row.condition.clone(), row.contender.clone()];
-                match &row.missing {
-                    Some(reason) if row.rounds.is_empty() => line.push(format!("not measured: {reason}")),
-                    _ => {
-                        line.extend(
-                            (0..self.figures.len())
-                                .map(|index| row.figure(index).map_or("-".to_owned(), number)),
-                        );
-                        line.push(self.ratio(row).map_or("-".to_owned(), number));
-                        line.extend(
-                            row.missing.as_ref().map(|reason| format!("not in all rounds: {reason}")),
-                        );
-                    }
-                }
-                lines.push(line);
-            }
+        let mut header: Vec<_> =
+            ["condition", "contender"].iter().chain(self.figures).map(ToString::to_string).collect();
+        if self.compares {
+            header.push(format!("ratio of {}", self.figures[0].split(',').next().unwrap_or_default()));
         }
+        let mut conditions: Vec<_> = self.rows.iter().map(|row| row.condition.as_str()).collect();
+        let mut seen = HashSet::new();
+        conditions.retain(|condition| seen.insert(*condition));
+        let under = |condition: &'_ str| {
+            let condition = condition.to_owned();
+            self.rows.iter().filter(move |row| row.condition == condition)
+        };
+        let rows = conditions.into_iter().flat_map(under);
+        let lines: Vec<_> = std::iter::once(header).chain(rows.map(|row| self.line(row))).collect();
         f.write_str(&table(&lines))?;
         self.notes.iter().try_for_each(|note| writeln!(f, "\n{note}"))
     }
 }
 
-/// Three significant digits, and no fewer before the point.
+impl Section {
+    fn line(&self, row: &Row) -> Vec<String> {
+        let mut line = vec![row.condition.clone(), row.contender.clone()];
+        if row.rounds.is_empty() {
+            line.extend(row.missing.as_ref().map(|reason| format!("not measured: {reason}")));
+            return line;
+        }
+        let printed = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), number);
+        line.extend((0..self.figures.len()).map(|index| printed(row.figure(index))));
+        if self.compares {
+            line.push(printed(self.ratio(row)));
+        }
+        line.extend(row.missing.as_ref().map(|reason| format!("not in all rounds: {reason}")));
+        line
+    }
+}
+
+/// Three significant digits, and no fewer before the point; of whole numbers, those that they have.
 fn number(value: f64) -> String {
     match value.abs() {
-        0.0 => "0".to_owned(),
+        whole if whole.fract() == 0.0 => format!("{value:.0}"),
         ..0.0995 => format!("{value:.3}"),
         ..9.995 => format!("{value:.2}"),
         ..99.95 => format!("{value:.1}"),
@@ -154,11 +160,11 @@ mod tests {
     use super::*;
 
     fn section() -> Section {
-        let mut section = Section::new("Junk", &["CPU, us", "open"], 0);
+        let mut section = Section::new("Junk", &["CPU, us", "open"]);
         for round in [2.0, 4.0, 3.0] {
             section.enter("10k", "one", vec![Some(round), Some(50.0)]);
         }
-        section.enter("10k", "other", vec![Some(30.0), None]);
+        section.enter("10k", "other", vec![Some(31.0), None]);
         section.miss("10k", "third", "it does not start");
         section.enter("20k", "other", vec![Some(7.0), Some(1.0)]);
         section
@@ -168,12 +174,12 @@ mod tests {
     fn ratios_are_to_the_first_under_the_same_condition() {
         let section = section();
         let ratios: Vec<_> = section.rows.iter().map(|row| section.ratio(row)).collect();
-        assert_eq!(ratios, [Some(1.0), Some(10.0), None, Some(1.0)]);
+        assert_eq!(ratios, [Some(1.0), Some(31.0 / 3.0), None, Some(1.0)]);
     }
 
     #[test]
     fn nothing_is_divided_by_nothing() {
-        let mut section = Section::new("Idle", &["CPU, us"], 0);
+        let mut section = Section::new("Idle", &["CPU, us"]);
         section.enter("", "one", vec![Some(0.0)]);
         section.enter("", "other", vec![Some(3.0)]);
         assert_eq!(section.ratio(&section.rows[1]), None);
@@ -184,16 +190,16 @@ mod tests {
         let expected = "\n**Junk**\n\n\
             | condition | contender | CPU, us | open | ratio of CPU |\n\
             |-----------|-----------|---------|------|--------------|\n\
-            | 10k       | one       | 3.00    | 50.0 | 1.00         |\n\
-            | 10k       | other     | 30.0    | -    | 10.0         |\n\
+            | 10k       | one       | 3       | 50   | 1            |\n\
+            | 10k       | other     | 31      | -    | 10.3         |\n\
             | 10k       | third     | not measured: it does not start |\n\
-            | 20k       | other     | 7.00    | 1.00 | 1.00         |\n";
+            | 20k       | other     | 7       | 1    | 1            |\n";
         assert_eq!(section().to_string(), expected);
     }
 
     #[test]
     fn numbers_have_three_digits() {
-        let printed = [0.0, 0.0123, 0.5, 3.0, 9.999, 12.34, 99.99, 1234.5].map(number);
-        assert_eq!(printed, ["0", "0.012", "0.50", "3.00", "10.0", "12.3", "100", "1234"]);
+        let printed = [0.0, 0.0123, 0.5, 3.0, 9.999, 12.34, 99.99, 1234.5, 50.0].map(number);
+        assert_eq!(printed, ["0", "0.012", "0.50", "3", "10.0", "12.3", "100", "1234", "50"]);
     }
 }
