@@ -1,6 +1,6 @@
 //! No flood keeps a valid knock out, or fills memory or log (P7). These are short, at rates that a gate can stand that
 //! was not optimized and does not have the machine to itself; the whole measure is
-//! `cargo run --release -p postern-tests --bin flood`.
+//! `bash tests/bench junk copies`.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
