@@ -28,8 +28,6 @@ pub(super) struct Scene {
     pub(super) front: Pid,
     pub(super) warden: Pid,
     pub(super) supervisor: Pid,
-    /// Root's, on the gate's host, and nothing confines it.
-    free: Process,
     /// Takes connections at [`ABSTRACT_NAME`].
     _listener: UnixListener,
 }
@@ -50,16 +48,9 @@ impl Scene {
         world.opens(Family::V4)?;
         let pid = |name| world.gate.pid_of(name);
         let (front, warden, supervisor) = (pid("postern-front")?, pid("postern-warden")?, pid("posternd")?);
-        let mut command = world.gate.host().command("sleep");
-        command.arg("600");
-        let free = Process::spawn(command)?;
-        wait_for("a process that nothing confines", LONG, || {
-            Ok((fs::read_to_string(format!("/proc/{}/comm", raw(free.pid())))?.trim() == "sleep")
-                .then_some(()))
-        })?;
         let name = SocketAddr::from_abstract_name(ABSTRACT_NAME)?;
         let listener = world.gate.host().enter(|| UnixListener::bind_addr(&name))??;
-        let scene = Self { world, front, warden, supervisor, free, _listener: listener };
+        let scene = Self { world, front, warden, supervisor, _listener: listener };
         for (path, mode) in [(scene.lost_key(), 0o644), (scene.beside(), 0o666)] {
             fs::write(&path, "anybody may read this\n")?;
             fs::set_permissions(&path, Permissions::from_mode(mode))?;
@@ -110,7 +101,20 @@ impl Scene {
         self.folder().join("spare")
     }
 
-    /// Has both the free process and this one make the same attempts.
+    /// A process of root's on the gate's host that nothing confines. Whatever it has taken hold of goes on when it ends, and
+    /// only then: a warden that it traces stands still at the first signal, such as that a program of its own has ended.
+    fn free(&self) -> Result<Process> {
+        let mut command = self.world.gate.host().command("sleep");
+        command.arg("600");
+        let free = Process::spawn(command)?;
+        wait_for("a process that nothing confines", LONG, || {
+            Ok((fs::read_to_string(format!("/proc/{}/comm", raw(free.pid())))?.trim() == "sleep")
+                .then_some(()))
+        })?;
+        Ok(free)
+    }
+
+    /// Has both a free process and this one make the same attempts.
     pub(super) fn is_confined(
         &self,
         name: &str,
@@ -118,7 +122,7 @@ impl Scene {
         attempts: impl Fn(&Subject) -> Attempts,
     ) -> Result<()> {
         self.lay_spare()?;
-        let free = attempts(&Subject::default()).make(self.free.pid())?;
+        let free = self.unwatched(|| attempts(&Subject::default()).make(self.free()?.pid()))?;
         self.lay_spare()?;
         let subject = self.subject(pid)?;
         let confined = self.unwatched(|| attempts(&subject).make(pid))?;
@@ -172,8 +176,9 @@ impl Scene {
         ensure!(answer == Err(libc::EPERM), "execve: {answer:?}");
         // It never comes back from this call.
         let (calls, _) = program();
-        drop(calls.make(self.free.pid()));
-        let run = fs::read(format!("/proc/{}/cmdline", raw(self.free.pid())))?;
+        let free = self.free()?;
+        drop(calls.make(free.pid()));
+        let run = fs::read(format!("/proc/{}/cmdline", raw(free.pid())))?;
         ensure!(run.ends_with(b"\x00601\0"), "the free process runs {:?}", String::from_utf8_lossy(&run));
         Ok(())
     }
