@@ -11,7 +11,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -21,9 +21,10 @@ use rustix::net::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::coop::consume_budget;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Changes with every change of a message.
 const VERSION: u8 = 2;
@@ -45,9 +46,10 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Sends messages, once an event loop runs.
+/// Sends messages. The event loop watches its end only while the link is full: otherwise each message that is read at the
+/// other end would wake this one.
 pub(crate) struct Sender<M> {
-    socket: AsyncFd<OwnedFd>,
+    socket: OwnedFd,
     message: PhantomData<fn(M)>,
 }
 
@@ -59,8 +61,8 @@ pub(crate) struct Receiver<M> {
 }
 
 impl<M: Message> Sender<M> {
-    pub(crate) fn new(end: OwnedFd) -> io::Result<Self> {
-        Ok(Self { socket: watch(end)?, message: PhantomData })
+    pub(crate) fn new(end: OwnedFd) -> Self {
+        Self { socket: end, message: PhantomData }
     }
 
     /// Sends one message; waits while the link is full. Dropped while it waits, it leaves a message of several packets
@@ -77,21 +79,49 @@ impl<M: Message> Sender<M> {
         for packet in packets(message)? {
             // They go with the last packet: a message is handed over when that has come.
             let carried = if is_last(&packet) { descriptors } else { &[] };
+            match send_packet(self.socket.as_fd(), &packet, carried) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.send_when_there_is_room(&packet, carried).await?;
+                }
+                sent => sent?,
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Sender::send`] without an event loop: the thread waits while the link is full.
+    ///
+    /// # Errors
+    /// As those of [`Sender::send`].
+    pub(crate) fn send_blocking(&self, message: &M) -> io::Result<()> {
+        for packet in packets(message)? {
             loop {
-                let mut ready = self.socket.writable().await?;
-                match ready.try_io(|socket| send_packet(socket.as_fd(), &packet, carried)) {
-                    Ok(sent) => break sent?,
-                    Err(_would_block) => {}
+                match send_packet(self.socket.as_fd(), &packet, &[]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], None)?;
+                    }
+                    sent => break sent?,
                 }
             }
         }
         Ok(())
     }
+
+    async fn send_when_there_is_room(&self, packet: &[u8], carried: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let socket = watch(self.socket.as_fd(), Interest::WRITABLE)?;
+        loop {
+            let mut ready = socket.writable().await?;
+            if let Ok(sent) = ready.try_io(|socket| send_packet(socket.as_fd(), packet, carried)) {
+                return sent;
+            }
+        }
+    }
 }
 
 impl<M: Message> Receiver<M> {
     pub(crate) fn new(end: OwnedFd) -> io::Result<Self> {
-        Ok(Self { socket: watch(end)?, assembly: Assembly::default(), message: PhantomData })
+        let socket = watch(end, Interest::READABLE)?;
+        Ok(Self { socket, assembly: Assembly::default(), message: PhantomData })
     }
 
     /// The next message, or `None` when nobody is at the other end any more. Nothing is lost when it is dropped while it
@@ -152,9 +182,12 @@ pub(crate) fn receive_first<M: Message>(end: BorrowedFd<'_>) -> io::Result<(M, V
     }
 }
 
-#[expect(deprecated, reason = "its successor is unsafe; an OwnedFd keeps its descriptor until it is dropped")]
-fn watch(end: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(end)
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe; these ends keep their descriptors until they are dropped"
+)]
+fn watch<End: AsRawFd>(end: End, interest: Interest) -> io::Result<AsyncFd<End>> {
+    AsyncFd::with_interest(end, interest)
 }
 
 fn packets<M: Message>(message: &M) -> io::Result<impl Iterator<Item = Zeroizing<Vec<u8>>>> {
@@ -196,6 +229,8 @@ fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], descriptors: &[BorrowedFd<
 /// A message that is coming in.
 #[derive(Default)]
 struct Assembly {
+    /// Room for a packet. To keep it costs less than to clear as much anew for each: only what came in is wiped.
+    packet: Vec<u8>,
     body: Zeroizing<Vec<u8>>,
     descriptors: Vec<OwnedFd>,
 }
@@ -212,10 +247,10 @@ impl Assembly {
         socket: BorrowedFd<'_>,
         flags: RecvFlags,
     ) -> io::Result<Progress> {
-        let mut packet = Zeroizing::new(vec![0; PACKET_LEN]);
+        self.packet.resize(PACKET_LEN, 0);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(if M::HAS_DESCRIPTORS { &mut space } else { &mut [] });
-        let iov = &mut [IoSliceMut::new(&mut packet)];
+        let iov = &mut [IoSliceMut::new(&mut self.packet)];
         let mut receive = || recvmsg(socket, iov, &mut control, flags | RecvFlags::CMSG_CLOEXEC);
         let received = match receive() {
             // The other end was closed, and not all was read there. What came from there before can still be read.
@@ -227,31 +262,38 @@ impl Assembly {
                 self.descriptors.extend(descriptors);
             }
         }
-        // They come with the last packet: who sends others piles them up here.
-        if self.descriptors.len() > DESCRIPTORS || (!self.descriptors.is_empty() && packet[1] != 0) {
-            *self = Self::default();
-            return Err(invalid("descriptors that no message has"));
-        }
         // An empty packet looks like the end of the link, which nobody is to feign.
-        if received.bytes == 0 && is_closed(socket)? {
+        if received.bytes == 0 && self.descriptors.is_empty() && is_closed(socket)? {
             return Ok(Progress::Closed);
         }
         let cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
-        match packet[..received.bytes].split_first_chunk() {
-            Some((&[VERSION, more @ 0..=1], part)) if !cut && self.body.len() + part.len() <= M::MAX => {
-                self.body.extend_from_slice(part);
-                Ok(if more == 1 { Progress::More } else { Progress::Whole })
-            }
-            _ => {
-                *self = Self::default();
-                Err(invalid("a packet that is none of this link's"))
-            }
+        let added = if cut { Err(invalid("a packet that was cut")) } else { self.add::<M>(received.bytes) };
+        self.packet[..received.bytes].zeroize();
+        if added.is_err() {
+            (self.body, self.descriptors) = Default::default();
         }
+        added
+    }
+
+    /// Adds a packet of such a length to the message.
+    fn add<M: Message>(&mut self, len: usize) -> io::Result<Progress> {
+        let Some((&[VERSION, more @ 0..=1], part)) = self.packet[..len].split_first_chunk() else {
+            return Err(invalid("a packet that is none of this link's"));
+        };
+        // They come with the last packet: who sends others piles them up here.
+        if self.descriptors.len() > DESCRIPTORS || (!self.descriptors.is_empty() && more != 0) {
+            return Err(invalid("descriptors that no message has"));
+        }
+        if self.body.len() + part.len() > M::MAX {
+            return Err(invalid("a message that is too long"));
+        }
+        self.body.extend_from_slice(part);
+        Ok(if more == 1 { Progress::More } else { Progress::Whole })
     }
 
     /// Decodes what has come.
     fn take<M: Message>(&mut self) -> io::Result<(M, Vec<OwnedFd>)> {
-        let Self { body, descriptors } = std::mem::take(self);
+        let (body, descriptors) = (std::mem::take(&mut self.body), std::mem::take(&mut self.descriptors));
         match postcard::take_from_bytes(&body) {
             Ok((message, [])) => Ok((message, descriptors)),
             _ => Err(invalid("a message that does not decode")),
@@ -299,7 +341,7 @@ mod tests {
 
     fn ends() -> (Sender<Text>, Receiver<Text>) {
         let (a, b) = pair().unwrap();
-        (Sender::new(a).unwrap(), Receiver::new(b).unwrap())
+        (Sender::new(a), Receiver::new(b).unwrap())
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -328,10 +370,9 @@ mod tests {
         let error = sender.send(&Text("x".repeat(Text::MAX))).await.unwrap_err();
         assert!(error.to_string().contains("longer"), "{error}");
 
-        let socket = sender.socket.get_ref();
         let part = [&[VERSION, 1][..], &vec![b'x'; 32 * 1024]].concat();
         for _ in 0..=Text::MAX / (32 * 1024) {
-            send_packet(socket.as_fd(), &part, &[]).unwrap();
+            send_packet(sender.socket.as_fd(), &part, &[]).unwrap();
             if receiver.receive_now().is_err() {
                 sender.send(&Text("next".to_owned())).await.unwrap();
                 assert_eq!(receiver.receive().await.unwrap(), Some(Text("next".to_owned())));
@@ -353,7 +394,7 @@ mod tests {
             &[VERSION, 0, 9, b'x'],
             &[VERSION, 0, 0, 0],
         ] {
-            send(sender.socket.get_ref(), junk, SendFlags::empty()).unwrap();
+            send(&sender.socket, junk, SendFlags::empty()).unwrap();
             let error = receiver.receive().await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{junk:?}");
         }
@@ -367,8 +408,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn an_end_that_is_closed_with_something_unread_is_no_error() {
         let (a, b) = pair().unwrap();
-        let (a, mut b, back) =
-            (Sender::new(a).unwrap(), Receiver::<Text>::new(b.try_clone().unwrap()).unwrap(), b);
+        let (a, mut b, back) = (Sender::new(a), Receiver::<Text>::new(b.try_clone().unwrap()).unwrap(), b);
         a.send(&Text("last".to_owned())).await.unwrap();
         send(&back, b"unread", SendFlags::empty()).unwrap();
         drop(a);
@@ -383,7 +423,7 @@ mod tests {
         let flood = async {
             for _ in 0..10_000 {
                 // The junk is there before it is looked for: receiving never has to wait.
-                send(sender.socket.get_ref(), &[VERSION + 1], SendFlags::empty()).unwrap();
+                send(&sender.socket, &[VERSION + 1], SendFlags::empty()).unwrap();
                 receiver.receive().await.unwrap_err();
             }
         };
@@ -401,7 +441,7 @@ mod tests {
     async fn the_first_message_brings_descriptors() {
         let (a, b) = pair().unwrap();
         let (mut file, path) = tempfile::NamedTempFile::new().unwrap().into_parts();
-        let sender = Sender::new(a).unwrap();
+        let sender = Sender::new(a);
         sender.send_with(&Start(Text("y".repeat(100_000))), &[file.as_fd()]).await.unwrap();
         let (Start(text), descriptors) = receive_first(b.as_fd()).unwrap();
         assert_eq!(text.0.len(), 100_000);

@@ -94,7 +94,7 @@ where
     log::start(start.log_format)?;
     let confined = confine(start, descriptors);
     event_loop(async move {
-        let reports = Rc::new(Sender::new(line.try_clone()?)?);
+        let reports = Rc::new(Sender::new(line.try_clone()?));
         let told = Rc::clone(&reports);
         let work = async {
             let line = Line { commands: Receiver::new(line)?, reports };

@@ -8,20 +8,18 @@ use std::num::NonZeroU16;
 use anyhow::Context;
 use postern_proto::{Datagram, GateId, Refusal, WallTime};
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
 use super::frame::{Content, Frame};
-use super::gate::{self, Gate, Outcome, Purge, Refused, Unrecorded, Verdict};
+use super::gate::{Gate, Refused, Unrecorded, Verdict};
 use super::kernel::Mirror;
 use super::process::Enrolled;
+use super::recorder::{Recorded, Work};
 use super::sequences::{SequenceSettings, Sequences, Spent};
 use crate::clock::Now;
 use crate::counters::Counters;
-use crate::order::Order;
-
-/// Decisions that may wait for the store; beyond it a knock is refused unrecorded.
-const WAITING: usize = 65_536;
 
 /// What the tasks of the front share; they take turns on one thread.
 pub(super) struct Desk {
@@ -33,18 +31,16 @@ pub(super) struct Desk {
     pub(super) counters: RefCell<Counters>,
     /// The interfaces that are watched.
     pub(super) interfaces: RefCell<Vec<String>>,
-    pub(super) waiting: RefCell<Vec<Unrecorded>>,
+    /// To the recorder; `None` at the end, when nothing more is decided.
+    recorder: RefCell<Option<mpsc::Sender<Work>>>,
     /// What waits for the note that a one-time sequence was used.
     unnoted: RefCell<VecDeque<(Spent, Unrecorded)>>,
     /// One-time sequences that are to be noted.
     spent: mpsc::UnboundedSender<Spent>,
-    pub(super) purge: RefCell<Option<Purge>>,
-    /// Something waits to be recorded, or it is time to stop.
-    pub(super) work: Notify,
+    /// What is to be forgotten is with the recorder.
+    is_purging: Cell<bool>,
     /// Something was counted, or is watched no more.
     pub(super) news: Notify,
-    /// Nothing comes in any more: what waits is recorded, and that is all.
-    pub(super) stopping: Cell<bool>,
 }
 
 impl Desk {
@@ -58,6 +54,7 @@ impl Desk {
         mirror: Option<Mirror>,
         sequences: Vec<SequenceSettings>,
         interfaces: Vec<String>,
+        recorder: mpsc::Sender<Work>,
     ) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Spent>)> {
         let (spent, to_note) = mpsc::unbounded_channel();
         let desk = Self {
@@ -67,13 +64,11 @@ impl Desk {
             sequences: RefCell::new(follow(sequences)?),
             counters: RefCell::default(),
             interfaces: RefCell::new(interfaces),
-            waiting: RefCell::default(),
+            recorder: RefCell::new(Some(recorder)),
             unnoted: RefCell::default(),
             spent,
-            purge: RefCell::default(),
-            work: Notify::new(),
+            is_purging: Cell::new(false),
             news: Notify::new(),
-            stopping: Cell::new(false),
         };
         desk.prepare(Now::read().wall);
         Ok((desk, to_note))
@@ -187,37 +182,52 @@ impl Desk {
 
     /// Has a decision wait for its record; it is refused where too many do.
     fn wait(&self, unrecorded: Unrecorded) -> Option<Refused> {
-        let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() >= WAITING {
-            return Some(unrecorded.fail());
+        match self.give(Work::Decided(unrecorded)) {
+            Some(Work::Decided(unrecorded)) => Some(unrecorded.fail()),
+            _ => None,
         }
-        waiting.push(unrecorded);
-        self.work.notify_one();
-        None
     }
 
-    /// Counts a recorded outcome; gives what the warden is to do.
-    pub(super) fn conclude(&self, outcome: Outcome) -> Option<Order> {
-        match outcome {
-            Outcome::Refused(refused) => {
-                self.refuse(refused);
-                None
-            }
-            Outcome::Open(grant) => {
-                self.counters.borrow_mut().accepted += 1;
-                let gate::Grant { client, services, source, from_port, decided } = grant;
-                Some(Order::Open { client, services, source, from_port, decided })
-            }
-            Outcome::Close(closure) => {
-                self.counters.borrow_mut().accepted += 1;
-                let services = closure.services.iter().cloned().collect();
-                Some(Order::Close { client: closure.client, services, source: closure.source })
+    /// Gives the recorder something to do; gives it back where that cannot take it.
+    fn give(&self, work: Work) -> Option<Work> {
+        let recorder = self.recorder.borrow();
+        let Some(recorder) = recorder.as_ref() else { return Some(work) };
+        recorder.try_send(work).err().map(TrySendError::into_inner)
+    }
+
+    /// Has the store forget what it may.
+    pub(super) fn purge(&self) {
+        if self.is_purging.get() {
+            return;
+        }
+        if let Some(purge) = self.gate.borrow().purgeable(Now::read()) {
+            self.is_purging.set(self.give(Work::Forget(purge)).is_none());
+        }
+    }
+
+    /// Nothing more is decided: what waits is recorded, and that is all.
+    pub(super) fn close(&self) {
+        self.recorder.take();
+    }
+
+    /// Counts what came of a commit.
+    pub(super) fn conclude(&self, recorded: Recorded) {
+        let Recorded { accepted, refused, purge } = recorded;
+        self.counters.borrow_mut().accepted += accepted;
+        for refused in refused {
+            self.refuse(refused);
+        }
+        if let Some((purge, is_done)) = purge {
+            self.is_purging.set(false);
+            if is_done {
+                self.gate.borrow_mut().forget(&purge);
             }
         }
+        self.news.notify_one();
     }
 
     /// Counts a knock that its record, or the want of one, refused.
-    pub(super) fn refuse(&self, refused: Refused) {
+    fn refuse(&self, refused: Refused) {
         self.counters.borrow_mut().refuse(refused.reason);
         debug!(reason = %refused.reason, client = refused.client.map(tracing::field::display), "refused");
     }

@@ -3,17 +3,18 @@
 //!
 //! ```text
 //! wire ──capture──▶ Frame ──knock──────▶ Gate ──▶ Unrecorded ──store──▶ Outcome ──Order──▶ warden
-//!         (pcap)   (frame) ╲             ╱(gate)               (one fsync for all that wait)
+//!         (pcap)   (frame) ╲             ╱(gate)               (recorder: one fsync for all that wait)
 //!                           ╲──sequences╱
 //! ```
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use postern_proto::{GateId, GateKeys};
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, spawn_blocking, spawn_local, yield_now};
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -30,14 +31,16 @@ pub(crate) mod frame;
 pub mod gate;
 pub(crate) mod kernel;
 pub(crate) mod process;
+mod recorder;
 pub(crate) mod sequences;
 pub mod store;
 
 use capture::{Capture, Opened};
 use desk::Desk;
-use gate::{Gate, Unrecorded};
+use gate::Gate;
 use kernel::KernelFilter;
 use process::{Command, Event, Settings};
+use recorder::{Recorded, Recorder};
 use sequences::Spent;
 use store::Store;
 
@@ -60,7 +63,9 @@ struct Front {
     gate_id: GateId,
     spent: mpsc::UnboundedReceiver<Spent>,
     desk: Rc<Desk>,
-    store: Store,
+    recorder: Recorder,
+    done: mpsc::UnboundedReceiver<Recorded>,
+    orders: Arc<Sender<Orders>>,
 }
 
 impl Front {
@@ -72,6 +77,7 @@ impl Front {
         settings: &Settings,
         captures: Vec<Opened>,
         kernel: Option<KernelFilter>,
+        orders: Sender<Orders>,
     ) -> anyhow::Result<Self> {
         let Settings { watch, enrolled, .. } = settings;
         let now = Now::read();
@@ -82,25 +88,27 @@ impl Front {
         let captures = captures.into_iter().map(Capture::watch).collect::<Result<Vec<_>, _>>()?;
         let interfaces = captures.iter().map(|capture| capture.interface().to_owned()).collect();
         let mirror = kernel.map(|kernel| kernel.into_mirror(watch.tolerance));
+        let orders = Arc::new(orders);
+        let (recorder, (work, done)) = Recorder::start(store, Arc::clone(&orders))?;
+        let sequences = enrolled.sequences.clone();
         let (desk, spent) =
-            Desk::new(watch.sought.knocks.clone(), gate, mirror, enrolled.sequences.clone(), interfaces)?;
-        Ok(Self { captures, gate_id: watch.gate.clone(), spent, desk: Rc::new(desk), store })
+            Desk::new(watch.sought.knocks.clone(), gate, mirror, sequences, interfaces, work)?;
+        let gate_id = watch.gate.clone();
+        Ok(Self { captures, gate_id, spent, desk: Rc::new(desk), recorder, done, orders })
     }
 
     /// Works until the line to the supervisor ends. Says in the log what it counted, at the end and on each reload.
     ///
     /// # Errors
     /// When one of its tasks cannot go on.
-    async fn run(self, orders: Sender<Orders>, mut line: Line<Command, Event>) -> anyhow::Result<()> {
-        let Self { captures, gate_id, mut spent, desk, store } = self;
+    async fn run(self, mut line: Line<Command, Event>) -> anyhow::Result<()> {
+        let Self { captures, gate_id, mut spent, desk, recorder, mut done, orders } = self;
         let mut tasks = JoinSet::new();
         let (unwatched, mut lost) = mpsc::unbounded_channel();
         for capture in captures {
             tasks.spawn_local(watch(Rc::clone(&desk), capture, unwatched.clone()));
         }
-        let orders = Rc::new(orders);
-        tasks.spawn_local(tend(Rc::clone(&desk), Rc::clone(&orders)));
-        let mut recorder = spawn_local(record(Rc::clone(&desk), store, orders));
+        tasks.spawn_local(tend(Rc::clone(&desk), orders));
         let result = loop {
             tokio::select! {
                 command = line.commands.receive() => match command? {
@@ -126,15 +134,19 @@ impl Front {
                         failed => break failed,
                     }
                 }
-                ended = &mut recorder => return ended.context("the recorder failed")?,
+                recorded = done.recv() => match recorded {
+                    Some(recorded) => desk.conclude(recorded),
+                    None => return recorder.ended(),
+                },
             }
         };
         tasks.shutdown().await;
-        desk.stopping.set(true);
-        desk.work.notify_one();
-        let result = result.and(recorder.await.context("the recorder failed")?);
+        desk.close();
+        while let Some(recorded) = done.recv().await {
+            desk.conclude(recorded);
+        }
         desk.counted().log();
-        result
+        result.and(recorder.ended())
     }
 }
 
@@ -148,15 +160,15 @@ async fn watch(
     loop {
         match capture.batch(|frame| desk.take(&frame)).await {
             Ok(_) => {
+                // The knocks among them go before their count; and under a flood, of which there is always a next batch,
+                // the other tasks have their turn all the same.
+                yield_now().await;
                 let stats = capture.stats()?;
                 desk.counters.borrow_mut().dropped += u64::from(stats.dropped.saturating_sub(dropped));
                 dropped = stats.dropped;
                 desk.news.notify_one();
-                // Under a flood there is always a next batch: the others have their turn all the same.
                 if last.elapsed() < FLOOD {
                     sleep(REST).await;
-                } else {
-                    yield_now().await;
                 }
                 last = Instant::now();
             }
@@ -173,18 +185,14 @@ async fn watch(
 /// Keeps the next epoch's hints coming, here and in the kernel, has forgotten what can be, and has the warden know how the
 /// front does: soon after something was counted, and now and then, for what only the kernel counts and for a new warden.
 /// All in one task: each timer of its own would wake an idle host.
-async fn tend(desk: Rc<Desk>, orders: Rc<Sender<Orders>>) -> anyhow::Result<()> {
+async fn tend(desk: Rc<Desk>, orders: Arc<Sender<Orders>>) -> anyhow::Result<()> {
     let (mut alarm, mut last_tick) = (Alarm::new()?, Instant::now());
     loop {
         let is_complete = desk.prepare(Now::read().wall);
         desk.sequences.borrow_mut().sweep(Now::read());
-        if last_tick.elapsed() >= TICK && desk.purge.borrow().is_none() {
+        if last_tick.elapsed() >= TICK {
             last_tick = Instant::now();
-            let purge = desk.gate.borrow().purgeable(Now::read());
-            if purge.is_some() {
-                *desk.purge.borrow_mut() = purge;
-                desk.work.notify_one();
-            }
+            desk.purge();
         }
         let (counters, interfaces) = (desk.counted(), desk.interfaces.borrow().clone());
         let note = Order::Note(Note { counters, interfaces });
@@ -198,42 +206,6 @@ async fn tend(desk: Rc<Desk>, orders: Rc<Sender<Orders>>) -> anyhow::Result<()> 
         tokio::select! {
             () = desk.news.notified() => sleep(pause.min(NOTE_PAUSE)).await,
             woken = alarm.after(pause) => woken?,
-        }
-    }
-}
-
-/// Records what waits, all of it in one commit, and only then lets it have its effect.
-async fn record(desk: Rc<Desk>, mut store: Store, orders: Rc<Sender<Orders>>) -> anyhow::Result<()> {
-    loop {
-        if desk.waiting.borrow().is_empty() {
-            if desk.stopping.get() {
-                return Ok(());
-            }
-            desk.work.notified().await;
-        }
-        let (batch, purge) = (desk.waiting.take(), desk.purge.take());
-        let (back, batch, purge, receipt) = spawn_blocking(move || {
-            let receipt = store.commit(batch.iter().filter_map(Unrecorded::record), purge.as_ref());
-            (store, batch, purge, receipt)
-        })
-        .await
-        .context("the store's thread failed")?;
-        store = back;
-        if let Some(receipt) = receipt {
-            desk.news.notify_one();
-            let outcomes = batch.into_iter().map(|unrecorded| unrecorded.release(&receipt));
-            let released: Vec<Order> = outcomes.filter_map(|outcome| desk.conclude(outcome)).collect();
-            for together in released.chunks(Orders::AT_ONCE) {
-                orders.send(&Orders(together.to_vec())).await.context("the warden's link is gone")?;
-            }
-            if let Some(purge) = purge {
-                desk.gate.borrow_mut().forget(&purge);
-            }
-        } else {
-            desk.news.notify_one();
-            batch.into_iter().map(Unrecorded::fail).for_each(|refused| desk.refuse(refused));
-            // The supervisor starts another front, which may use what is there now.
-            ensure!(!store.is_out_of_reach(), "the folder of the replay store is another one than it was");
         }
     }
 }

@@ -23,7 +23,6 @@ use super::sequences::{SequenceSettings, Spent};
 use super::store;
 use crate::clock::Now;
 use crate::link::{Message, Sender};
-use crate::order::Orders;
 use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
 use crate::sandbox::{self, Access, Calls, Files, Keeps};
 
@@ -158,7 +157,7 @@ fn lay_filter(settings: &Settings, captures: &[Opened]) -> Option<KernelFilter> 
 
 async fn work(confined: Confined, mut line: Line<Command, Event>) -> anyhow::Result<()> {
     let Confined { settings, orders, captures, kernel, unwatched } = confined;
-    let front = Front::start(&settings, captures, kernel)?;
+    let front = Front::start(&settings, captures, kernel, Sender::new(orders))?;
     beat(line.reports.clone())?;
     line.reports.send(&Report::Ready).await?;
     for interface in unwatched {
@@ -166,7 +165,7 @@ async fn work(confined: Confined, mut line: Line<Command, Event>) -> anyhow::Res
     }
     // Not one knock is read before the guard stands: nobody is let in whom the kernel would not let out.
     match line.commands.receive().await? {
-        Some(Command::Begin) => front.run(Sender::<Orders>::new(orders)?, line).await,
+        Some(Command::Begin) => front.run(line).await,
         Some(_) => anyhow::bail!("told of something before it was told to begin"),
         None => Ok(()),
     }

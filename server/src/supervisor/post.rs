@@ -148,7 +148,7 @@ where
             child,
             group: Group(pid),
             identity: start.identity,
-            commands: Sender::new(ours.try_clone()?)?,
+            commands: Sender::new(ours.try_clone()?),
             reports: Receiver::new(ours.try_clone()?)?,
             listens: true,
             ready_since: None,
@@ -157,7 +157,7 @@ where
             last_words: None,
         };
         self.holder = Some(holder);
-        let sender = Sender::<Start<S>>::new(ours)?;
+        let sender = Sender::<Start<S>>::new(ours);
         let told = timeout(STARTS, sender.send_with(start, descriptors))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

@@ -48,7 +48,7 @@ pub(super) fn open(listener: OwnedFd, reloads: OwnedFd) -> io::Result<mpsc::Rece
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     let (asked, requests) = mpsc::channel(WAITING);
-    let desk = Rc::new(Desk { asked, reloads: Sender::new(reloads)? });
+    let desk = Rc::new(Desk { asked, reloads: Sender::new(reloads) });
     spawn_local(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {

@@ -129,7 +129,7 @@ async fn work(confined: Confined, line: Line<Command, Event>) -> anyhow::Result<
     let Confined { settings, orders, admin, reloads, runner, alone: _alone, installed } = confined;
     beat(line.reports.clone())?;
     let reports = line.reports.clone();
-    let warden = Warden::start(settings, installed, runner.map(Sender::new).transpose()?).await?;
+    let warden = Warden::start(settings, installed, runner.map(Sender::new)).await?;
     reports.send(&Report::Ready).await?;
     let (orders, requests) = (Receiver::<Orders>::new(orders)?, admin::open(admin, reloads)?);
     if warden.run(orders, requests, line).await? == Ended::TrialOver {
