@@ -195,7 +195,8 @@ impl Prober {
             waits.sent.push(now);
             self.wire.send(&syn(SocketAddrV4::new(from, port), SSH, fastrand::u32(..)))?;
         }
-        waits.next = now + pace.pause(now - waits.knocked);
+        // From when it was due on: late is late once, and the next one is on time.
+        waits.next = now.max(waits.next + pace.pause(now - waits.knocked));
         Ok(())
     }
 }

@@ -5,18 +5,22 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use rustix::process::setpriority_process;
 
 use super::{Plan, in_turns, millis};
 use crate::commit::Store;
 use crate::contenders::{Contender, Setup};
-use crate::prober::Pace;
+use crate::prober::{Pace, Prober};
 use crate::report::Section;
 use crate::report::stats::percentile;
 use crate::scene::Scene;
+use crate::wire::Knock;
 
 const TITLE: &str = "1. Knock to open";
 const FIGURES: &[&str] = &["p50, ms", "p90, ms", "p99, ms", "commit p50, ms", "knocks", "not open in 5 s"];
 const LIMIT: Duration = Duration::from_secs(5);
+/// So long the probes go out beside a commit by itself.
+const COMMITTED: Duration = Duration::from_millis(2);
 
 /// What was measured of one contender in all rounds.
 #[derive(Default)]
@@ -48,7 +52,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     section.notes.push(
         "A fresh SYN every 0.25 ms; measured up to the sending of the first that is answered, so too long by 0.125 ms in \
          the mean. Each knock from an address of its own. The commit: one of the gate's store, by itself, on the same \
-         disk, between the knocks."
+         disk, between the knocks and under the same probes."
             .to_owned(),
     );
     section
@@ -59,20 +63,35 @@ fn round(contender: Contender, scene: &mut Scene, knocks: usize, samples: &mut S
     // Made ahead: some clients take longer to start than a knock takes to open.
     let knocks = scene.knocks(knocks)?;
     ensure!(!knocks.is_empty(), "no knock to be made");
+    let rest = || {
+        let more = Duration::from_millis(contender.rest_millis()).mul_f64(fastrand::f64());
+        thread::sleep(Duration::from_millis(2) + more);
+    };
     for knock in knocks {
         if let Some(store) = &mut store {
-            samples.commits.push(store.commit()?);
+            rest();
+            let nobody = Knock { from: scene.address(), packets: vec![] };
+            samples.commits.push(commit(store, &scene.prober, nobody)?);
         }
-        thread::sleep(
-            Duration::from_millis(2)
-                + Duration::from_millis(contender.rest_millis()).mul_f64(fastrand::f64()),
-        );
+        rest();
         match scene.prober.one(knock, Pace::Even, LIMIT)? {
             Some(time) => samples.opened.push(millis(time)),
             None => samples.lost += 1,
         }
     }
     Ok(())
+}
+
+/// A commit as a knock meets it: out of an idle moment, by a thread of its own, and while the same probes go out.
+fn commit(store: &mut Store, prober: &Prober, nobody: Knock) -> Result<f64> {
+    thread::scope(|scope| {
+        let commit = scope.spawn(|| {
+            setpriority_process(None, 0)?;
+            store.commit()
+        });
+        prober.one(nobody, Pace::Even, COMMITTED)?;
+        commit.join().expect("a commit does not panic")
+    })
 }
 
 impl Samples {
