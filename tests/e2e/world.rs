@@ -78,7 +78,8 @@ impl World {
         ensure!(seen == self.shut(), "before the knock, {to} shows {seen:?}");
         let knocked = Instant::now();
         self.gate.knock(host, &self.alice, family, &[])?;
-        wait_to_see(host, to, Seen::Open).context("a fresh knock opens")?;
+        wait_to_see(host, to, Seen::Open)
+            .with_context(|| format!("a fresh knock opens; the log: {:#?}", self.gate.log()))?;
         Ok(self.opened(to, knocked))
     }
 
