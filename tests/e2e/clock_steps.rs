@@ -211,7 +211,7 @@ impl Stepping {
         let rule = wait_for(&format!("a rule for {from}"), LONG, || {
             last = self.world.gate.grants(Family::V4)?;
             last.retain(|grant| grant.source == from);
-            let [Grant { starts, stops, .. }] = &last[..] else { return Ok(None) };
+            let [Grant { starts: Some(starts), stops, .. }] = &last[..] else { return Ok(None) };
             let after = self.clock.read();
             // It begins five seconds early, and its last second is a whole one.
             let begun = before.as_secs() - 5..=after.as_secs() - 5;

@@ -145,9 +145,11 @@ impl Lease {
     }
 }
 
+/// What the kernel holds for an address.
 pub(crate) fn rules_for(world: &World, address: IpAddr) -> Result<Vec<String>> {
-    let mut rules = world.gate.rules(Family::V4, "POSTERN-GRANTS")?;
-    rules.retain(|rule| rule.contains(&format!("-s {address}/32")));
+    let mut rules = world.gate.entries(Family::V4)?;
+    let address = address.to_string();
+    rules.retain(|rule| rule.split(' ').any(|word| word.trim_end_matches("/32") == address));
     Ok(rules)
 }
 

@@ -18,6 +18,7 @@ use postern_tests::process::succeed;
 use postern_tests::wait::{LONG, wait_for};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::neighbours::at_once;
 use crate::world::{World, grants};
 
 const FAILED: &str = "cannot make sure that the guard is up; trying again every second";
@@ -132,6 +133,14 @@ fn shell(gate: &Gate, host: &Host, variant: Variant, family: Family, script: &st
     command
 }
 
+/// The script that takes the guard away: this one through iptables.
+const fn take_the_guard_away(variant: Variant, through_iptables: &'static str) -> &'static str {
+    match variant {
+        Variant::Nft | Variant::Legacy => through_iptables,
+        Variant::Nftables => "nft delete table inet postern",
+    }
+}
+
 /// How long after an instant a port was shut to somebody for whom it was open then.
 fn shut_again(from: &Host, door: SocketAddr, since: Instant) -> Result<Duration> {
     wait_for("a shut port", LONG, || {
@@ -159,6 +168,11 @@ fn heals_amid_a_steady_stream_of_changes_through_iptables_legacy() -> Result<()>
     heals_amid_a_steady_stream_of_changes(Variant::Legacy)
 }
 
+#[test]
+fn heals_amid_a_steady_stream_of_changes_through_nftables() -> Result<()> {
+    heals_amid_a_steady_stream_of_changes(Variant::Nftables)
+}
+
 /// Somebody who never stops changing his own rules is not waited for.
 fn heals_amid_a_steady_stream_of_changes(variant: Variant) -> Result<()> {
     let world = World::running(Settings { variant, ..Settings::default() })?;
@@ -176,7 +190,7 @@ fn heals_amid_a_steady_stream_of_changes(variant: Variant) -> Result<()> {
             Ok::<_, anyhow::Error>(())
         });
         let healed = (0..3).try_for_each(|_| {
-            script("$t -D INPUT -j POSTERN")?;
+            script(take_the_guard_away(variant, "$t -D INPUT -j POSTERN"))?;
             let took = shut_again(&world.stranger, gate.at(Family::V4, SSH), Instant::now())?;
             ensure!(took <= LIMIT, "the guard was gone for {took:?}");
             Ok(())
@@ -190,45 +204,48 @@ fn heals_amid_a_steady_stream_of_changes(variant: Variant) -> Result<()> {
 /// Damage that is just what was healed a moment ago leaves the firewall as it was when it was looked at last.
 #[test]
 fn the_same_deed_again_is_healed_again() -> Result<()> {
-    for variant in Variant::ALL {
+    at_once(&Variant::BACKENDS, |&variant| {
         let world = World::running(Settings { variant, ..Settings::default() })?;
         for times in 1..=4 {
-            run_script(&world.gate, world.gate.host(), variant, Family::V6, "$t -F INPUT")?;
+            let deed = take_the_guard_away(variant, "$t -F INPUT");
+            run_script(&world.gate, world.gate.host(), variant, Family::V6, deed)?;
             let took = shut_again(&world.stranger, world.gate.at(Family::V6, SSH), Instant::now())?;
             ensure!(took <= LIMIT, "the guard was gone for {took:?}");
             world.gate.wait_for_events(HEALED, times)?;
         }
-        world.opens(Family::V6)?;
-    }
-    Ok(())
+        world.opens(Family::V6).map(drop)
+    })
+    .map(drop)
 }
 
 #[test]
 fn who_knocks_while_the_guard_is_gone_is_let_in() -> Result<()> {
-    for variant in Variant::ALL {
+    at_once(&Variant::BACKENDS, |&variant| {
         let world = World::running(Settings { variant, window_secs: 6, ..Settings::default() })?;
         let gate = &world.gate;
         for family in Family::ALL {
             let (door, knock) = (gate.at(family, SSH), world.alice.seal(&world.alice.asks_for("ssh")?));
-            run_script(gate, gate.host(), variant, family, "$t -F && $t -X")?;
+            run_script(gate, gate.host(), variant, family, take_the_guard_away(variant, "$t -F && $t -X"))?;
             grants(gate, || world.send(&world.home, family, &knock))?;
             assert_eq!(probe(&world.stranger, door)?, Seen::Nothing, "the chains came back before the grant");
             assert_eq!(probe(&world.home, door)?, Seen::Open);
         }
-    }
-    Ok(())
+        Ok(())
+    })
+    .map(drop)
 }
 
 #[test]
 fn a_guard_on_trial_is_healed_and_falls_all_the_same() -> Result<()> {
-    for variant in Variant::ALL {
+    at_once(&Variant::BACKENDS, |&variant| {
         let mut world = World::new(Settings { variant, ..Settings::default() })?;
         world.listen(&[SSH])?;
         let door = world.gate.at(Family::V4, SSH);
         let armed = Instant::now();
         world.gate.start(&["--trial", "6s"])?;
         let falls_at_the_latest = Instant::now() + Duration::from_secs(7);
-        run_script(&world.gate, world.gate.host(), variant, Family::V4, "$t -F && $t -X")?;
+        let deed = take_the_guard_away(variant, "$t -F && $t -X");
+        run_script(&world.gate, world.gate.host(), variant, Family::V4, deed)?;
         shut_again(&world.stranger, door, Instant::now())?;
         // From here on there is only the kernel to let it fall.
         world.gate.kill()?;
@@ -239,9 +256,9 @@ fn a_guard_on_trial_is_healed_and_falls_all_the_same() -> Result<()> {
         ensure!(fell >= armed + Duration::from_secs(6), "too early");
         ensure!(begin <= falls_at_the_latest + Duration::from_secs(1), "too late");
         world.gate.start(&[])?;
-        world.opens(Family::V4)?;
-    }
-    Ok(())
+        world.opens(Family::V4).map(drop)
+    })
+    .map(drop)
 }
 
 /// Somebody holds the lock of iptables-legacy for longer than the gate waits for it.

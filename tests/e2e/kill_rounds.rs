@@ -54,6 +54,11 @@ fn no_kill_opens_twice_or_leaves_anything_through_iptables_legacy() -> Result<()
     Rounds::begin(Variant::Legacy)?.all(40, 4)
 }
 
+#[test]
+fn no_kill_opens_twice_or_leaves_anything_through_nftables() -> Result<()> {
+    Rounds::begin(Variant::Nftables)?.all(120, 10)
+}
+
 /// Waits this long as nearly as can be: whoever sleeps on a busy machine wakes when others let him.
 fn wait(delay: Duration) {
     const SHORT: Duration = Duration::from_millis(2);
@@ -83,7 +88,7 @@ struct Rounds {
     crowd: Crowd,
     aim: Aim,
     book: Book,
-    /// The firewall before the gate was started first.
+    /// The rules of others, before the gate was started first.
     before: [String; 2],
 }
 

@@ -21,7 +21,7 @@ mod processes;
 mod settings;
 mod usage;
 
-pub use firewall::{Grant, grants};
+pub use firewall::Grant;
 pub use log::Counters;
 pub use processes::Role;
 pub use settings::{GROUP, KNOCK_PORTS, SERVICES, SSH, Settings, USER, Variant, WEB};

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use postern_proto::datagram::NONCE_LEN;
 use postern_proto::keys::CLIENT_ID_LEN;
 use postern_proto::{Datagram, UsedNonce};
-use postern_tests::gate::{Gate, Grant, Role, grants};
+use postern_tests::gate::{Gate, Grant, Role};
 use postern_tests::knocks::Knock;
 use postern_tests::netns::Family;
 use postern_tests::process::has_ended;
@@ -73,7 +73,7 @@ impl Staff {
 pub(super) struct Scene {
     recorded: HashSet<UsedNonce>,
     pub(super) grants: Vec<Grant>,
-    /// The rules of others, as `iptables-save` prints them.
+    /// The rules of others in iptables, as `iptables-save` prints them.
     pub(super) others: String,
 }
 
@@ -81,13 +81,14 @@ impl Scene {
     /// # Errors
     /// When the store is none, or a grant has no end.
     pub(super) fn read(gate: &Gate) -> Result<Self> {
-        let (saved, recorded) = thread::scope(|scope| {
+        thread::scope(|scope| {
             let saved = scope.spawn(|| gate.saved(Family::V4));
-            let recorded = recorded(gate).context("the replay store");
-            (saved.join().expect("reading does not panic"), recorded)
-        });
-        let (saved, recorded) = (saved?, recorded?);
-        Ok(Self { recorded, grants: grants(saved.lines())?, others: of_others(&saved) })
+            let grants = scope.spawn(|| gate.grants(Family::V4));
+            let recorded = recorded(gate).context("the replay store")?;
+            let grants = grants.join().expect("reading does not panic")?;
+            let saved = saved.join().expect("reading does not panic")?;
+            Ok(Self { recorded, grants, others: of_others(&saved) })
+        })
     }
 
     pub(super) fn has_recorded(&self, knock: &Knock) -> bool {

@@ -14,6 +14,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::Pid;
 
 use super::scene::raw;
+use crate::neighbours::at_once;
 use crate::world::World;
 
 /// The user of front and warden, and its group, as every Debian has them.
@@ -28,16 +29,18 @@ const FILTERED: u32 = 2;
 
 #[test]
 fn every_thread_holds_what_its_work_takes_and_no_more() -> Result<()> {
-    for (variant, warden) in [(Variant::Nft, NET_ADMIN), (Variant::Legacy, NET_ADMIN | NET_RAW)] {
+    let all =
+        [(Variant::Nft, NET_ADMIN), (Variant::Legacy, NET_ADMIN | NET_RAW), (Variant::Nftables, NET_ADMIN)];
+    at_once(&all, |&(variant, warden)| {
         let world = World::running(Settings { variant, ..Settings::default() })?;
         hold_no_more(&world.gate, warden)?;
         world.opens(Family::V4)?;
         let threads = hold_no_more(&world.gate, warden)?;
-        // The store's, and those that wait for iptables.
+        // The store's, and those that wait for iptables, where it is run.
         ensure!(threads > 3, "a knock starts threads: there are {threads} of three processes");
-        world.opens(Family::V6)?;
-    }
-    Ok(())
+        world.opens(Family::V6).map(drop)
+    })
+    .map(drop)
 }
 
 /// Checks every thread of every process; gives their number.
@@ -70,7 +73,11 @@ fn hold_no_more(gate: &Gate, warden: u64) -> Result<usize> {
 
 #[test]
 fn no_descriptor_is_left_of_who_started_the_gate() -> Result<()> {
-    let mut world = World::new(Settings::default())?;
+    at_once(&[Variant::Nft, Variant::Nftables], |&variant| nothing_is_left(variant)).map(drop)
+}
+
+fn nothing_is_left(variant: Variant) -> Result<()> {
+    let mut world = World::new(Settings { variant, ..Settings::default() })?;
     // As a careless script would: every process that is started from here on inherits it.
     let keys = File::open(world.gate.directory().join("keys"))?;
     fcntl_setfd(&keys, FdFlags::empty())?;

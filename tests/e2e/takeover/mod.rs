@@ -26,6 +26,7 @@ use anyhow::Result;
 use postern_tests::gate::{Settings, Variant};
 use postern_tests::netns::Family;
 
+use crate::neighbours::at_once;
 use attempts::Attempts;
 use scene::{Scene, Subject};
 
@@ -52,7 +53,7 @@ fn a_front_that_was_taken_over_can_do_nothing_but_its_work() -> Result<()> {
 
 #[test]
 fn a_warden_that_was_taken_over_has_the_firewall_and_nothing_else() -> Result<()> {
-    for variant in Variant::ALL {
+    at_once(&Variant::BACKENDS, |&variant| {
         let scene = Scene::new(Settings { variant, ..Settings::default() })?;
         let attempts = |_: &Subject| {
             let mut attempts = Attempts::default();
@@ -66,7 +67,7 @@ fn a_warden_that_was_taken_over_has_the_firewall_and_nothing_else() -> Result<()
         };
         scene.is_confined("warden", scene.warden, attempts)?;
         scene.goes_on()?;
-        scene.world.opens(Family::V6)?;
-    }
-    Ok(())
+        scene.world.opens(Family::V6).map(drop)
+    })
+    .map(drop)
 }
