@@ -13,17 +13,25 @@ use postern_tests::wait::{LONG, wait_for};
 use rustix::process::Signal;
 
 use crate::crowd::{Crowd, Lease, gate_and_crowd, rules_for};
+use crate::neighbours::at_once;
 use crate::world::World;
 
 /// Windows that end after everything has been looked at.
 const LASTING: Settings = Settings { window_secs: 120, ..Settings::DEFAULT };
+
+/// What reload meets in its firewall is the same for both kinds of iptables, but for the lock of one.
+const WITHOUT_LOCK: [Variant; 2] = [Variant::Nft, Variant::Nftables];
 
 /// What is done to a file of a gate, and what the log says of it.
 type Break = fn(&World) -> Result<()>;
 
 #[test]
 fn a_bad_file_changes_nothing_and_is_named_with_the_place() -> Result<()> {
-    let (world, mut crowd) = gate_and_crowd(LASTING)?;
+    at_once(&WITHOUT_LOCK, |&variant| a_bad_file_changes_nothing(variant)).map(drop)
+}
+
+fn a_bad_file_changes_nothing(variant: Variant) -> Result<()> {
+    let (world, mut crowd) = gate_and_crowd(Settings { variant, ..LASTING })?;
     let (config, keys) = (world.gate.config(), world.gate.keys());
     let lease = Lease::take(&world, &mut crowd)?;
     let before = state(&world)?;
@@ -87,7 +95,7 @@ fn a_bad_file_changes_nothing_and_is_named_with_the_place() -> Result<()> {
 fn state(world: &World) -> Result<(Vec<String>, Vec<String>)> {
     let pids =
         [Role::Front, Role::Warden].map(|role| world.gate.pid(role).map(|pid| format!("{role:?} {pid:?}")));
-    let rules = Family::ALL.map(|family| world.gate.rules(family, "POSTERN"));
+    let rules = Family::ALL.map(|family| world.gate.guard(family));
     let rules = rules.into_iter().collect::<Result<Vec<_>>>()?.concat();
     Ok((pids.into_iter().collect::<Result<_>>()?, rules))
 }
@@ -117,7 +125,11 @@ fn reload(world: &World) -> Result<()> {
 /// Each client's lease is one that the new files do not allow any more, for a reason of its own; but for alice's.
 #[test]
 fn a_good_file_ends_the_leases_that_it_does_not_allow() -> Result<()> {
-    let (mut world, mut crowd) = gate_and_crowd(LASTING)?;
+    at_once(&WITHOUT_LOCK, |&variant| a_good_file_ends_leases(variant)).map(drop)
+}
+
+fn a_good_file_ends_leases(variant: Variant) -> Result<()> {
+    let (mut world, mut crowd) = gate_and_crowd(Settings { variant, ..LASTING })?;
     let names = ["unserved", "disabled", "removed", "elsewhere", "shorter", "expired", "moved"];
     let clients = names.map(|name| world.gate.client(name)).into_iter().collect::<Result<Vec<_>>>()?;
     let all = [&world.alice].into_iter().chain(&clients).collect::<Vec<_>>();
@@ -201,26 +213,35 @@ fn a_firewall_that_refuses_keeps_what_there_is() -> Result<()> {
 
 #[test]
 fn other_interfaces_take_another_front() -> Result<()> {
-    changes(&[Role::Front], |world| world.gate.configure(Settings { interfaces: &["eth0"], ..LASTING }))
+    changes(&WITHOUT_LOCK, &[Role::Front], |world, variant| {
+        world.gate.configure(Settings { variant, interfaces: &["eth0"], ..LASTING })
+    })
 }
 
 #[test]
 fn other_knock_ports_take_another_front() -> Result<()> {
     const OTHERS: [u16; 2] = [53, 40_000];
-    let (mut world, mut crowd) = gate_and_crowd(LASTING)?;
-    let lease = Lease::take(&world, &mut crowd)?;
-    world.gate.configure(Settings { ports: OTHERS, ..LASTING })?;
-    reload(&world)?;
-    lease.is_untouched(&world, &crowd)?;
-    crowd.is_let_in_by(&world.gate, &world.alice, OTHERS[1])?;
-    let chain = world.gate.rules(Family::V4, "POSTERN")?.join("\n");
-    ensure!(chain.contains("--dport 53 ") && !chain.contains("--dport 62201 "), "{chain}");
-    Ok(())
+    at_once(&WITHOUT_LOCK, |&variant| {
+        let (mut world, mut crowd) = gate_and_crowd(Settings { variant, ..LASTING })?;
+        let lease = Lease::take(&world, &mut crowd)?;
+        world.gate.configure(Settings { variant, ports: OTHERS, ..LASTING })?;
+        reload(&world)?;
+        lease.is_untouched(&world, &crowd)?;
+        crowd.is_let_in_by(&world.gate, &world.alice, OTHERS[1])?;
+        let guard = world.gate.guard(Family::V4)?;
+        let guards = |port: u16| {
+            let (rule, element) = (format!("--dport {port} "), format!("udp . {port}"));
+            guard.iter().any(|line| line.contains(&rule) || *line == element)
+        };
+        ensure!(guards(53) && !guards(62_201), "{guard:#?}");
+        Ok(())
+    })
+    .map(drop)
 }
 
 #[test]
 fn another_gate_id_takes_another_front() -> Result<()> {
-    changes(&[Role::Front], |world| {
+    changes(&WITHOUT_LOCK, &[Role::Front], |world, _| {
         world.gate.rename()?;
         world.alice = Client::at(world.gate.id(), world.alice.entry.clone());
         Ok(())
@@ -229,19 +250,27 @@ fn another_gate_id_takes_another_front() -> Result<()> {
 
 #[test]
 fn another_tolerance_takes_another_front() -> Result<()> {
-    changes(&[Role::Front], |world| world.gate.configure(Settings { tolerance_secs: 30, ..LASTING }))
+    changes(&WITHOUT_LOCK, &[Role::Front], |world, variant| {
+        world.gate.configure(Settings { variant, tolerance_secs: 30, ..LASTING })
+    })
 }
 
 #[test]
 fn another_iptables_takes_another_warden() -> Result<()> {
-    changes(&[Role::Warden], |world| world.gate.configure(Settings { variant: Variant::Legacy, ..LASTING }))
+    changes(&[Variant::Nft], &[Role::Warden], |world, _| {
+        world.gate.configure(Settings { variant: Variant::Legacy, ..LASTING })
+    })
 }
 
 /// Another user may not have what the old one wrote before it is handed over.
 #[test]
 fn another_user_takes_another_front_and_warden() -> Result<()> {
-    let settings = Settings { user: "daemon", ..LASTING };
-    let (mut world, mut crowd) = gate_and_crowd(LASTING)?;
+    at_once(&WITHOUT_LOCK, |&variant| another_user(variant)).map(drop)
+}
+
+fn another_user(variant: Variant) -> Result<()> {
+    let settings = Settings { variant, user: "daemon", ..LASTING };
+    let (mut world, mut crowd) = gate_and_crowd(Settings { variant, ..LASTING })?;
     let lease = Lease::take(&world, &mut crowd)?;
     world.gate.configure(settings)?;
     let told = world.gate.attempt(&["reload"])?;
@@ -258,11 +287,18 @@ fn another_user_takes_another_front_and_warden() -> Result<()> {
 }
 
 /// A change takes effect with new processes in these roles, and keeps who is in.
-fn changes(roles: &[Role], change: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
-    let (mut world, mut crowd) = gate_and_crowd(LASTING)?;
-    let lease = Lease::take(&world, &mut crowd)?;
-    change(&mut world)?;
-    takes_effect(&mut world, &mut crowd, &lease, roles)
+fn changes(
+    variants: &[Variant],
+    roles: &[Role],
+    change: impl Fn(&mut World, Variant) -> Result<()> + Sync,
+) -> Result<()> {
+    at_once(variants, |&variant| {
+        let (mut world, mut crowd) = gate_and_crowd(Settings { variant, ..LASTING })?;
+        let lease = Lease::take(&world, &mut crowd)?;
+        change(&mut world, variant)?;
+        takes_effect(&mut world, &mut crowd, &lease, roles)
+    })
+    .map(drop)
 }
 
 fn takes_effect(world: &mut World, crowd: &mut Crowd, lease: &Lease, roles: &[Role]) -> Result<()> {

@@ -106,16 +106,19 @@ impl Gate {
     /// # Errors
     /// When there is no guard, or a grant without an end.
     pub fn grants(&self, family: Family) -> Result<Vec<Grant>> {
-        let (entries, read): (Vec<String>, fn(&str) -> Option<Grant>) = match self.settings.variant {
-            Variant::Nft | Variant::Legacy => {
-                let saved = self.saved(family)?;
-                let is_grant = |rule: &&str| rule.contains("--comment") && rule.contains("postern:");
-                (saved.lines().filter(is_grant).map(str::to_owned).collect(), read_rule)
-            }
-            Variant::Nftables => (self.entries(family)?, read_element),
-        };
-        entries.iter().map(|entry| read(entry).with_context(|| format!("not a grant: {entry}"))).collect()
+        if self.settings.variant == Variant::Nftables {
+            return read(self.entries(family)?.iter().map(String::as_str), read_element);
+        }
+        let saved = self.saved(family)?;
+        read(saved.lines().filter(|rule| rule.contains("--comment") && rule.contains("postern:")), read_rule)
     }
+}
+
+fn read<'a>(
+    entries: impl Iterator<Item = &'a str>,
+    read: impl Fn(&str) -> Option<Grant>,
+) -> Result<Vec<Grant>> {
+    entries.map(|entry| read(entry).with_context(|| format!("not a grant: {entry}"))).collect()
 }
 
 /// A grant, as `iptables-save` prints it.
