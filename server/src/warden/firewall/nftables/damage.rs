@@ -67,27 +67,35 @@ impl Printed {
     }
 }
 
-/// Whether a set holds something else than what is wanted in it. While elements are being taken out, those that let in
-/// somebody for whom nobody asks any more are excused.
-pub(super) fn damage(set: Set, wanted: &[Element], held: &[Held], taking_out: bool) -> bool {
+/// How a set is looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Look {
+    /// While elements are being taken out, those that let in somebody for whom nobody asks any more are excused.
+    pub(super) taking_out: bool,
+    /// How much later the set was read than what is wanted in it: tens of thousands of elements take a while.
+    pub(super) later: Duration,
+}
+
+/// Whether a set holds something else than what is wanted in it.
+pub(super) fn damage(set: Set, wanted: &[Element], held: &[Held], look: Look) -> bool {
     let mut there: HashMap<&[u8], &Held> = held.iter().map(|held| (held.key.as_slice(), held)).collect();
     for element in wanted.iter().filter(|element| element.set == set) {
-        let ends_now = element.timeout.is_some_and(|timeout| timeout <= SLACK);
+        let ends_now = element.timeout.is_some_and(|timeout| timeout <= look.later + SLACK);
         match there.remove(element.key.as_slice()) {
-            Some(held) if is_as_wanted(element, held, taking_out) => {}
+            Some(held) if is_as_wanted(element, held, look) => {}
             None if ends_now => {}
             _ => return true,
         }
     }
     let ends_now = |held: &Held| held.left.is_some_and(|left| left <= SLACK);
-    !taking_out && !there.into_values().all(ends_now)
+    !look.taking_out && !there.into_values().all(ends_now)
 }
 
-fn is_as_wanted(element: &Element, held: &Held, taking_out: bool) -> bool {
+fn is_as_wanted(element: &Element, held: &Held, look: Look) -> bool {
     let in_time = match (element.timeout, held.left) {
         (None, None) => true,
         (Some(wanted), Some(left)) => {
-            left + SLACK >= wanted && (taking_out || left <= wanted.saturating_add(SLACK))
+            left + look.later + SLACK >= wanted && (look.taking_out || left <= wanted.saturating_add(SLACK))
         }
         _ => false,
     };
@@ -128,9 +136,33 @@ mod tests {
             ("ends now", &[held(ssh, Some(30_000)), held(web, None), held("9/tcp", Some(9))], false, false),
         ];
         for &(what, held, taking_out, expected) in table {
-            assert_eq!(damage(sets::PORTS, &wanted, held, taking_out), expected, "{what}");
+            let look = Look { taking_out, later: Duration::ZERO };
+            assert_eq!(damage(sets::PORTS, &wanted, held, look), expected, "{what}");
         }
-        assert!(!damage(sets::PORTS, &[element(ssh, Some(1))], &[], false), "it has just ended");
-        assert!(!damage(sets::KNOCKS, &wanted, &[], false), "it is another set's");
+        let look = Look::default();
+        assert!(!damage(sets::PORTS, &[element(ssh, Some(1))], &[], look), "it has just ended");
+        assert!(!damage(sets::KNOCKS, &wanted, &[], look), "it is another set's");
+    }
+
+    #[test]
+    fn what_ran_on_while_a_large_set_was_read_is_no_damage() {
+        let element = |secs| Element {
+            set: sets::PORTS,
+            key: door("22/tcp".parse().unwrap()),
+            timeout: Some(Duration::from_secs(secs)),
+            comment: None,
+        };
+        let held = |secs| Held {
+            key: door("22/tcp".parse().unwrap()),
+            left: Some(Duration::from_secs(secs)),
+            comment: None,
+        };
+        let look = Look { taking_out: false, later: Duration::from_secs(5) };
+        assert!(!damage(sets::PORTS, &[element(30)], &[held(25)], look));
+        assert!(!damage(sets::PORTS, &[element(30)], &[held(30)], look));
+        assert!(!damage(sets::PORTS, &[element(5)], &[], look), "it has ended meanwhile");
+        assert!(damage(sets::PORTS, &[element(30)], &[held(20)], look), "cut short");
+        assert!(damage(sets::PORTS, &[element(30)], &[held(35)], look), "prolonged");
+        assert!(damage(sets::PORTS, &[element(30)], &[], look), "gone");
     }
 }

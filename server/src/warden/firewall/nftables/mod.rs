@@ -28,7 +28,7 @@ use crate::clock::{BootTime, Now};
 use crate::warden::guard::{Guard, Session};
 use crate::warden::ledger::Lease;
 use book::{Book, Change};
-use damage::{Printed, damage};
+use damage::{Look, Printed, damage};
 use elements::{Element, Entry, Held, LIST_ELEMENTS, LIST_SET};
 use netlink::{Attributes, Kind, Message};
 use sets::Set;
@@ -347,8 +347,9 @@ impl State {
             let held = self.held(set)?;
             let what =
                 if [sets::PORTS, sets::KNOCKS, sets::KEPT].contains(&set) { "guard" } else { "grants" };
-            let excused = taking_out && what == "grants";
-            if damage(set, &wanted, &held, excused) && !wrong.contains(&what) {
+            let later = Now::read().boot.since(now.boot);
+            let look = Look { taking_out: taking_out && what == "grants", later };
+            if damage(set, &wanted, &held, look) && !wrong.contains(&what) {
                 wrong.push(what);
             }
         }
@@ -388,7 +389,7 @@ fn refused(what: &'static str, refused: &[Refused]) -> FirewallError {
     let reason = match error {
         Errno::NOENT => "our table, or what it needs of the kernel, is not there".to_owned(),
         Errno::NFILE | Errno::NOSPC => "a set is full".to_owned(),
-        Errno::PERM => "CAP_NET_ADMIN is missing".to_owned(),
+        Errno::PERM => format!("CAP_NET_ADMIN is missing, or another program owns a table inet {TABLE}"),
         Errno::OPNOTSUPP | Errno::INVAL => format!("this kernel lacks a part of nf_tables ({error})"),
         error => error.to_string(),
     };
