@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use postern_tests::gate::{Gate, KNOCK_PORTS, Role, SSH, Settings, Variant, WEB};
-use postern_tests::netns::{Family, ip_of};
+use postern_tests::netns::{Family, Host, ip_of};
 use postern_tests::probe::{Seen, probe, udp, wait_to_see};
 use postern_tests::process::succeed;
 use postern_tests::wait::{LONG, wait_for};
 
 use crate::world::World;
+
+mod faults;
+mod forwarding;
+mod sets;
 
 const HEALED: &str = "the firewall was not as the gate left it: restored";
 const LIMIT: Duration = Duration::from_secs(2);
@@ -19,9 +23,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 const SETTINGS: Settings = Settings { variant: Variant::Nftables, window_secs: 4, ..Settings::DEFAULT };
 
 fn nft(gate: &Gate, script: &str) -> Result<String> {
-    let mut command = gate.host().command("nft");
-    command.arg(script);
-    Ok(succeed(command, b"", LONG)?.text())
+    gate.nft(&[script])
 }
 
 #[test]
@@ -163,4 +165,37 @@ fn a_port_that_is_led_elsewhere_is_guarded() -> Result<()> {
         world.shuts_on_time(opened)?;
     }
     Ok(())
+}
+
+/// Whoever prints or saves the table gets what can be loaded again, and what `check` shows is that very table.
+#[test]
+fn nft_reads_the_table_and_what_check_shows_of_it() -> Result<()> {
+    for family in Family::ALL {
+        let settings = Settings { always_allow: &["10.0.9.0/24", "fd00::900/120"], ..SETTINGS };
+        let world = World::running(settings)?;
+        // Its lines are indented.
+        let told = world.gate.administer(&["check"])?.text();
+        let shown: String =
+            told.lines().filter_map(|line| Some(line.strip_prefix("  ")?.to_owned() + "\n")).collect();
+        let listed = nft(&world.gate, "list table inet postern")?;
+        for chain in ["refuse", "knocks", "doors", "prerouting", "input"] {
+            ensure!(listed.contains(&format!("\tchain {chain} {{\n")), "no {chain} in\n{listed}");
+        }
+        ensure!(loaded(&world.stranger, &shown)? == listed, "{shown}\n{listed}");
+        world.opens(family)?;
+        let listed = nft(&world.gate, "list table inet postern")?;
+        ensure!(listed.contains("alice:ssh:"), "the lease is in it: {listed}");
+        loaded(&world.home, &listed)?;
+    }
+    Ok(())
+}
+
+/// Loads a ruleset on a host without any, and gives it as it is listed there.
+fn loaded(host: &Host, ruleset: &str) -> Result<String> {
+    let mut nft = host.command("nft");
+    nft.args(["-f", "-"]);
+    succeed(nft, ruleset.as_bytes(), LONG)?;
+    let mut nft = host.command("nft");
+    nft.args(["list", "ruleset"]);
+    Ok(succeed(nft, b"", LONG)?.text())
 }
