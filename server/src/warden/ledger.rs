@@ -36,6 +36,9 @@ impl FromStr for LeaseId {
     }
 }
 
+/// What moves the wall clock against the boot clock by more than this is a step.
+const STEP: Duration = Duration::from_millis(10);
+
 /// One live lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
@@ -152,7 +155,9 @@ impl Ledger {
             if old.ends == ends && old.until == until {
                 return Plan::Unchanged;
             }
-            if last_second(old.until) == last_second(until) {
+            // nftables goes by the boot clock: where the wall clock was set back, the same second is a later one.
+            let stepped = ends.since(old.ends).abs_diff(until.since(old.until)) > STEP;
+            if last_second(old.until) == last_second(until) && !stepped {
                 return Plan::Extend(Lease { until, ends, ..old.clone() });
             }
         }
@@ -333,6 +338,16 @@ mod tests {
             let (lease, _) = grant(&mut ledger, now, key("alice", "192.0.2.1"), 30);
             assert_eq!(lease.until, wall.after(Duration::from_secs(30)));
         }
+    }
+
+    #[test]
+    fn a_renewal_that_lasts_longer_by_the_boot_clock_alone_goes_into_the_kernel() {
+        let mut ledger = Ledger::default();
+        let (first, _) = grant(&mut ledger, at(0), key("alice", "192.0.2.1"), 30);
+        // Ten seconds later, and set back by as much.
+        let now = Now { wall: at(0).wall, boot: at(10).boot };
+        let (second, replaces) = grant(&mut ledger, now, key("alice", "192.0.2.1"), 30);
+        assert_eq!((second.until, second.ends, replaces), (first.until, at(40).boot, Some(first)));
     }
 
     #[test]
