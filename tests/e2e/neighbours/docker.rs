@@ -2,14 +2,14 @@
 //! writes; the container is a host behind a bridge, and its proxy is whatever listens on the published port.
 
 use anyhow::{Result, ensure};
-use postern_tests::gate::{SSH, Settings};
-use postern_tests::netns::Family;
+use postern_tests::gate::{SSH, Settings, Variant};
+use postern_tests::netns::{Family, Host};
 use postern_tests::probe::{Echo, Seen, probe};
 use postern_tests::process::Process;
 use postern_tests::wait::{LONG, wait_for};
 
 use super::{holds_and_opens, remarks, remedy, removes_ours_alone, script};
-use crate::world::World;
+use crate::world::{World, grants};
 
 const BRIDGE: &str = "
 ip link add docker0 type bridge
@@ -74,15 +74,7 @@ COMMIT
 fn a_published_port_goes_round_the_guard_until_it_is_kept_here() -> Result<()> {
     let mut world = World::new(Settings::default())?;
     world.listen(&[SSH])?;
-    let container = world.network.host([9])?;
-    let resident = Process::spawn(container.command("cat"))?;
-    wait_for("the container", LONG, || Ok(container.pids()?.contains(&resident.pid()).then_some(())))?;
-    let _service = Echo::start(&container, SSH)?;
-    script(world.gate.host(), &BRIDGE.replace("$container", &resident.pid().as_raw_nonzero().to_string()))?;
-    script(&container, CONTAINER)?;
-    // Beside a guard that is there already, as Docker comes to it, and without a flush.
-    world.gate.start(&[])?;
-    script(world.gate.host(), &format!("iptables-nft-restore --noflush <<'END'\n{RULES}END\n"))?;
+    let _container = publishes(&mut world)?;
 
     let door = world.gate.at(Family::V4, SSH);
     assert_eq!(probe(&world.stranger, door)?, Seen::Open, "the container answers: this is what is warned of");
@@ -103,4 +95,47 @@ fn a_published_port_goes_round_the_guard_until_it_is_kept_here() -> Result<()> {
     world.gate.start(&[])?;
     script(world.gate.host(), &remedy)?;
     holds_and_opens(&world, &[Family::V4])
+}
+
+/// Through nftables the guard comes before what leads the port away.
+#[test]
+fn a_published_port_is_guarded_through_nftables() -> Result<()> {
+    let mut world = World::new(Settings { variant: Variant::Nftables, ..Settings::default() })?;
+    world.listen(&[SSH])?;
+    let container = publishes(&mut world)?;
+    let told = remarks(world.gate.posternd(&["check"])?)?;
+    ensure!(!told.iter().any(|remark| remark.starts_with("warning: ")), "{told:#?}");
+    holds_and_opens(&world, &[Family::V4])?;
+
+    // It is the container that answers.
+    drop(container);
+    let knock = world.alice.seal(&world.alice.asks_for("ssh")?);
+    grants(&world.gate, || world.send(&world.home, Family::V4, &knock))?;
+    assert_eq!(
+        probe(&world.home, world.gate.at(Family::V4, SSH))?,
+        Seen::Refused,
+        "nobody listens there now"
+    );
+    removes_ours_alone(&mut world)
+}
+
+/// A container, and what answers in it.
+struct Container {
+    _host: Host,
+    _resident: Process,
+    _service: Echo,
+}
+
+/// Starts the gate, and publishes a container's port beside it.
+fn publishes(world: &mut World) -> Result<Container> {
+    let host = world.network.host([9])?;
+    let resident = Process::spawn(host.command("cat"))?;
+    wait_for("the container", LONG, || Ok(host.pids()?.contains(&resident.pid()).then_some(())))?;
+    let service = Echo::start(&host, SSH)?;
+    script(world.gate.host(), &BRIDGE.replace("$container", &resident.pid().as_raw_nonzero().to_string()))?;
+    script(&host, CONTAINER)?;
+    // Beside a guard that is there already, as Docker comes to it, and without a flush.
+    world.gate.start(&[])?;
+    script(world.gate.host(), &format!("iptables-nft-restore --noflush <<'END'\n{RULES}END\n"))?;
+    Ok(Container { _host: host, _resident: resident, _service: service })
 }
