@@ -11,6 +11,7 @@ use postern_tests::netns::{Family, Host};
 use postern_tests::probe::{Connection, Seen, probe, wait_to_see};
 use rustix::process::Signal;
 
+use crate::neighbours::at_once;
 use crate::world::World;
 
 const TRIAL: Duration = Duration::from_secs(5);
@@ -102,6 +103,37 @@ fn a_guard_on_trial_stays_when_confirmed() -> Result<()> {
     world.shuts_on_time(opened)?;
     stays_shut(&world.stranger, world.gate.at(Family::V4, SSH), over)?;
     world.opens(Family::V4).map(drop)
+}
+
+/// What `families` leaves out is as if there were no gate, until it is asked for.
+#[test]
+fn a_family_that_is_left_out_is_not_guarded() -> Result<()> {
+    at_once(&Variant::BACKENDS, |&variant| {
+        let mut world = World::new(Settings { variant, ..Settings::default() })?;
+        world.listen(&[SSH])?;
+        let line = format!("variant = \"{}\"\n", variant.name());
+        let ipv4_alone = format!("{line}families = [\"ipv4\"]\n");
+        world.gate.edit(&world.gate.config(), &line, &ipv4_alone)?;
+        world.gate.start(&[])?;
+        world.opens(Family::V4)?;
+        let door = world.gate.at(Family::V6, SSH);
+        assert_eq!(probe(&world.stranger, door)?, Seen::Open, "IPv6 is left out");
+        let knock = world.alice.seal(&world.alice.asks_for("ssh")?);
+        world.send(&world.home, Family::V6, &knock)?;
+        let refused = world.gate.wait_for_events("not granted: the firewall failed", 1)?;
+        ensure!(refused[0]["error"].as_str().is_some_and(|error| error.contains("families")), "{refused:?}");
+
+        world.gate.edit(&world.gate.config(), &ipv4_alone, &line)?;
+        world.gate.administer(&["reload"])?;
+        assert_eq!(probe(&world.stranger, door)?, Seen::Nothing, "both are guarded now");
+        world.opens(Family::V6)?;
+        assert_eq!(probe(&world.stranger, world.gate.at(Family::V4, SSH))?, Seen::Nothing);
+        world.gate.edit(&world.gate.config(), &line, &ipv4_alone)?;
+        world.gate.administer(&["reload"])?;
+        wait_to_see(&world.stranger, door, Seen::Open)?;
+        world.opens_to(&world.stranger, Family::V4).map(drop)
+    })
+    .map(drop)
 }
 
 /// Looks at a door that has to stay shut up to an instant.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use postern_proto::ClientId;
-use postern_tests::gate::{Gate, Settings};
+use postern_tests::gate::{Gate, Settings, Variant};
 use postern_tests::held::{Kind, descriptors};
 use postern_tests::knocks::random;
 use postern_tests::netns::Family;
@@ -30,9 +30,18 @@ const WATCHDOG: Duration = Duration::from_secs(10);
 const RELOADS: usize = 10;
 
 #[test]
-fn thousands_of_orders_at_once_cost_what_one_client_may() -> Result<()> {
+fn thousands_of_orders_at_once_cost_what_one_client_may_through_iptables() -> Result<()> {
+    thousands_of_orders_at_once(Variant::Nft)
+}
+
+#[test]
+fn thousands_of_orders_at_once_cost_what_one_client_may_through_nftables() -> Result<()> {
+    thousands_of_orders_at_once(Variant::Nftables)
+}
+
+fn thousands_of_orders_at_once(variant: Variant) -> Result<()> {
     const ORDERS: u16 = 5000;
-    let world = World::new(Settings::default())?;
+    let world = World::new(Settings { variant, ..Settings::default() })?;
     let (alice, greedy) = (world.alice.clone(), world.gate.client("greedy")?);
     let hostile = Hostile::new(&[&alice, &greedy], world)?;
     let gate = &hostile.world.gate;
@@ -161,7 +170,7 @@ fn flood(link: &Link, client: ClientId, is_over: &AtomicBool) -> Result<u64> {
 /// What a front leaves in the link when the gate stops is carried out by the warden as its last: junk in it ends nothing.
 #[test]
 fn junk_before_the_last_orders_loses_none() -> Result<()> {
-    let hostile = Hostile::usual()?;
+    let hostile = Hostile::usual(Variant::Nft)?;
     let (gate, alice) = (&hostile.world.gate, hostile.world.alice.entry.id);
     let (supervisor, warden) = (gate.pid_of("posternd")?, gate.pid_of("postern-warden")?);
     stop_for_a_while(warden)?;

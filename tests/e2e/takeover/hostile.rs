@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use postern_proto::ClientId;
-use postern_tests::gate::{Gate, SSH, Settings, WEB};
+use postern_tests::gate::{Gate, SSH, Settings, Variant, WEB};
 use postern_tests::knocks::Client;
 use postern_tests::netns::Family;
 use postern_tests::orders::{Link, Order};
@@ -32,16 +32,16 @@ impl Hostile {
         world.opens(Family::V4)?;
         let gate = &world.gate;
         wait_for("an end of the first lease", LONG, || {
-            let rules = gate.rules(Family::V4, "POSTERN-GRANTS")?;
-            Ok((!rules.iter().any(|rule| rule.contains(":alice:"))).then_some(()))
+            let entries = gate.entries(Family::V4)?;
+            Ok((!entries.iter().any(|entry| entry.contains("alice:ssh:"))).then_some(()))
         })?;
         let link = Link::to_warden(gate.pid_of("postern-front")?, gate.pid_of("posternd")?)?;
         Ok(Self { world, link })
     }
 
     /// A gate with nobody but alice.
-    pub(super) fn usual() -> Result<Self> {
-        let world = World::new(Settings::default())?;
+    pub(super) fn usual(variant: Variant) -> Result<Self> {
+        let world = World::new(Settings { variant, ..Settings::default() })?;
         let alice = world.alice.clone();
         Self::new(&[&alice], world)
     }
@@ -54,9 +54,15 @@ impl Hostile {
         wait_for("the lease", LONG, || Ok((granted()? > before).then_some(())))
     }
 
-    /// Everything in the filter tables.
-    pub(super) fn firewall(&self) -> Result<[String; 2]> {
-        Ok([self.world.gate.saved(Family::V4)?, self.world.gate.saved(Family::V6)?])
+    /// Everything in the filter tables, the guard and those who are let in.
+    pub(super) fn firewall(&self) -> Result<Vec<String>> {
+        let (gate, mut all) = (&self.world.gate, Vec::new());
+        for family in Family::ALL {
+            all.push(gate.saved(family)?);
+            all.extend(gate.guard(family)?);
+            all.extend(gate.entries(family)?);
+        }
+        Ok(all)
     }
 
     /// Waits until the warden has come to the end of what was sent, by an order that changes nothing.
@@ -67,6 +73,9 @@ impl Hostile {
         wait_for("the end of the orders", LONG, || Ok((said()? > before).then_some(())))
     }
 }
+
+/// What a warden makes of an order is the same through both kinds of iptables.
+pub(super) const UNLIKE: [Variant; 2] = [Variant::Nft, Variant::Nftables];
 
 /// The address with a long lease, by which it is seen that the warden has come so far.
 pub(super) const SETTLER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 77));

@@ -6,16 +6,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use postern_proto::{ClientEntry, ClientId, WallTime, Window};
-use postern_tests::gate::Settings;
+use anyhow::{Result, ensure};
+use postern_proto::{ClientEntry, ClientId, Window};
+use postern_tests::gate::{Grant, Settings, Variant};
 use postern_tests::held::descriptors;
 use postern_tests::knocks::{now, random};
 use postern_tests::netns::Family;
 use postern_tests::orders::{Order, VERSION};
 use postern_tests::wait::{LONG, wait_for};
 
-use super::hostile::{Hostile, SETTLER, counted, open, opened_at, said_refused, since_boot};
+use super::hostile::{Hostile, SETTLER, UNLIKE, counted, open, opened_at, said_refused, since_boot};
+use crate::neighbours::at_once;
 use crate::world::World;
 
 /// The longest window of the services of these gates, which do not say: an hour.
@@ -23,7 +24,11 @@ const LONGEST: u32 = 3600;
 
 #[test]
 fn an_order_gets_no_further_than_its_client() -> Result<()> {
-    let world = World::new(Settings::default())?;
+    at_once(&UNLIKE, |&variant| no_further_than_its_client(variant)).map(drop)
+}
+
+fn no_further_than_its_client(variant: Variant) -> Result<()> {
+    let world = World::new(Settings { variant, ..Settings::default() })?;
     let client = |name: &str, change: fn(&mut ClientEntry)| {
         let mut client = world.gate.client(name)?;
         change(&mut client.entry);
@@ -92,7 +97,11 @@ fn an_order_gets_no_further_than_its_client() -> Result<()> {
 
 #[test]
 fn when_a_knock_came_makes_no_window_longer() -> Result<()> {
-    let hostile = Hostile::usual()?;
+    at_once(&UNLIKE, |&variant| no_window_is_longer(variant)).map(drop)
+}
+
+fn no_window_is_longer(variant: Variant) -> Result<()> {
+    let hostile = Hostile::usual(variant)?;
     let (alice, window) = (hostile.world.alice.entry.id, 20);
     let day = Duration::from_hours(24);
     for (number, decided, longest) in [
@@ -100,16 +109,14 @@ fn when_a_knock_came_makes_no_window_longer() -> Result<()> {
         (2, Duration::MAX, window),
         (3, since_boot().saturating_sub(Duration::from_secs(15)), window - 15),
     ] {
-        let source = Ipv4Addr::new(10, 0, 1, number).into();
+        let source: IpAddr = Ipv4Addr::new(10, 0, 1, number).into();
         let services = vec![("ssh".to_owned(), window)];
         let order = Order::Open { client: alice, services, source, from_port: None, decided };
         hostile.link.order(&order)?;
-        let rule = wait_for("the lease", LONG, || {
-            let rules = hostile.world.gate.rules(Family::V4, "POSTERN-GRANTS")?;
-            Ok(rules.into_iter().find(|rule| rule.contains(&format!("-s {source}/32"))))
+        let Grant { stops: stop, .. } = wait_for("the lease", LONG, || {
+            let grants = hostile.world.gate.grants(Family::V4)?;
+            Ok(grants.into_iter().find(|grant| grant.source == source))
         })?;
-        let mut words = rule.split(' ').skip_while(|word| *word != "--datestop").skip(1);
-        let stop: WallTime = format!("{}Z", words.next().context("an end")?).parse()?;
         // The kernel takes its last second whole.
         let latest = now().after(Duration::from_secs(u64::from(longest)));
         ensure!(stop <= latest, "{decided:?} gives {stop}, and {longest} s would be over at {latest}");
@@ -119,7 +126,11 @@ fn when_a_knock_came_makes_no_window_longer() -> Result<()> {
 
 #[test]
 fn what_is_no_order_is_refused_and_ends_nothing() -> Result<()> {
-    let hostile = Hostile::usual()?;
+    at_once(&UNLIKE, |&variant| what_is_no_order_ends_nothing(variant)).map(drop)
+}
+
+fn what_is_no_order_ends_nothing(variant: Variant) -> Result<()> {
+    let hostile = Hostile::usual(variant)?;
     let alice = hostile.world.alice.entry.id;
     hostile.has_lease(alice, SETTLER)?;
     let before = hostile.firewall()?;
