@@ -2,17 +2,19 @@
 //! again or was only on trial.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use postern_proto::Request;
 use postern_tests::gate::{SSH, Settings, Variant};
 use postern_tests::netns::{Family, Host};
-use postern_tests::probe::{Connection, Seen, probe, wait_to_see};
+use postern_tests::probe::{Connection, Seen, probe, probe_from_port, wait_to_see};
 use rustix::process::Signal;
 
 use crate::neighbours::at_once;
-use crate::world::World;
+use crate::world::{World, grants};
 
 const TRIAL: Duration = Duration::from_secs(5);
 
@@ -103,6 +105,43 @@ fn a_guard_on_trial_stays_when_confirmed() -> Result<()> {
     world.shuts_on_time(opened)?;
     stays_shut(&world.stranger, world.gate.at(Family::V4, SSH), over)?;
     world.opens(Family::V4).map(drop)
+}
+
+/// Of an address that many share, one port alone is let in, also by the next warden.
+#[test]
+fn a_knock_for_one_source_port_lets_no_other_in() -> Result<()> {
+    const ASKED: u16 = 40_000;
+    at_once(&Variant::BACKENDS, |&variant| {
+        let mut world = World::running(Settings { variant, window_secs: 60, ..Settings::default() })?;
+        for family in Family::ALL {
+            let (home, door) = (&world.home, world.gate.at(family, SSH));
+            let mut asks = world.alice.asks_for("ssh")?;
+            let Request::Open { from_port, .. } = &mut asks.request else { bail!("it asks to open") };
+            *from_port = NonZeroU16::new(ASKED);
+            grants(&world.gate, || world.send(home, family, &world.alice.seal(&asks)))?;
+            let only_it_is_let_in = |world: &World| {
+                for (host, port, expected) in [
+                    (&world.home, ASKED, Seen::Open),
+                    (&world.home, ASKED + 1, Seen::Nothing),
+                    (&world.stranger, ASKED, Seen::Nothing),
+                ] {
+                    let seen = probe_from_port(host, port, door)?;
+                    ensure!(seen == expected, "{variant:?}: {door} shows {port} {seen:?}");
+                }
+                Ok(())
+            };
+            only_it_is_let_in(&world)?;
+            world.gate.kill()?;
+            world.gate.start(&[])?;
+            only_it_is_let_in(&world)?;
+            // Whoever is let in from any port is beside it, and goes without it.
+            world.opens(family)?;
+            world.gate.administer(&["revoke", "all"])?;
+            assert_eq!(probe_from_port(&world.home, ASKED, door)?, Seen::Nothing, "{variant:?}: revoked");
+        }
+        world.opens(Family::V4).map(drop)
+    })
+    .map(drop)
 }
 
 /// What `families` leaves out is as if there were no gate, until it is asked for.

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 
-use crate::netns::Host;
+use crate::netns::{Family, Host};
 use crate::wait::{LONG, wait_for};
 
 /// How long an answer may take on links as short as these, with every core busy. Shorter than the second after which
@@ -44,10 +44,25 @@ pub fn probe(from: &Host, to: SocketAddr) -> Result<Seen> {
 /// # Errors
 /// When the probe itself fails.
 pub fn probe_bound(from: &Host, address: Option<IpAddr>, to: SocketAddr) -> Result<Seen> {
-    let socket = from.enter(|| syn(address, to))??;
+    answer(&from.enter(|| syn(address, to))??, to)
+}
+
+/// [`probe`] from this port of a host's own address; it can be taken again at once.
+///
+/// # Errors
+/// When the probe itself fails.
+pub fn probe_from_port(from: &Host, port: u16, to: SocketAddr) -> Result<Seen> {
+    let own = SocketAddr::new(from.ip(Family::of(to.ip())), port);
+    let socket = from.enter(|| dial(Some(own), to))??;
+    // What it opens is reset, and leaves nothing behind.
+    sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+    answer(&socket, to)
+}
+
+fn answer(socket: &OwnedFd, to: SocketAddr) -> Result<Seen> {
     let answer = Timespec::try_from(PATIENCE)?;
-    poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&answer))?;
-    progress(&socket).with_context(|| format!("connect to {to}"))
+    poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&answer))?;
+    progress(socket).with_context(|| format!("connect to {to}"))
 }
 
 /// Begins to connect, which sends a SYN, and does not wait.
@@ -55,11 +70,15 @@ pub fn probe_bound(from: &Host, address: Option<IpAddr>, to: SocketAddr) -> Resu
 /// # Errors
 /// When there is no route, no port or no descriptor left.
 pub fn syn(from: Option<IpAddr>, to: SocketAddr) -> io::Result<OwnedFd> {
+    dial(from.map(|address| SocketAddr::new(address, 0)), to)
+}
+
+fn dial(own: Option<SocketAddr>, to: SocketAddr) -> io::Result<OwnedFd> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    if let Some(address) = from {
-        bind(&socket, &SocketAddr::new(address, 0))?;
+    if let Some(own) = own {
+        bind(&socket, &own)?;
     }
     match connect(&socket, &to) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),

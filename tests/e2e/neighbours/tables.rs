@@ -50,6 +50,18 @@ const OBSTACLES: &[Obstacle] = &[
         remedy: "nft insert rule inet filter input tcp dport 22 accept",
     },
     Obstacle {
+        variant: Variant::Nftables,
+        family: Family::V4,
+        rules: WORKSTATION,
+        remedy: "nft insert rule inet filter input tcp dport 22 accept",
+    },
+    Obstacle {
+        variant: Variant::Nftables,
+        family: Family::V6,
+        rules: "ip6tables-nft -t mangle -A PREROUTING -i eth0 -p tcp -m multiport --dports 20:25 -j DROP",
+        remedy: "ip6tables-nft -t mangle -I PREROUTING -p tcp --dport 22 -j ACCEPT",
+    },
+    Obstacle {
         variant: Variant::Nft,
         family: Family::V4,
         rules: "iptables-nft -t mangle -A PREROUTING -i eth0 -p tcp -m multiport --dports 20:25 -j DROP",
@@ -100,6 +112,7 @@ fn whoever_keeps_out_who_knocks_is_named_with_the_remedy() -> Result<()> {
         let natives = natives(&world.gate)?;
         removes_ours_alone(&mut world)?;
         assert_eq!(self::natives(&world.gate)?, natives);
+        ensure!(!world.gate.nft(&["list", "tables"])?.contains("postern"), "a table of ours is left");
         Ok(())
     })
     .map(drop)
