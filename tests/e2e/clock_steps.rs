@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use postern_proto::{Payload, WallTime};
-use postern_tests::gate::{Gate, Grant, KNOCK_PORTS, SSH, Settings};
+use postern_tests::gate::{Gate, Grant, KNOCK_PORTS, SSH, Settings, Variant};
 use postern_tests::knocks::{Knock, now};
 use postern_tests::netns::Family;
 use postern_tests::probe::Seen;
@@ -21,6 +21,7 @@ use postern_tests::programs;
 use postern_tests::wait::{LONG, wait_for};
 
 use crate::crowd::{Crowd, rules_for};
+use crate::neighbours::at_once;
 use crate::world::{World, refuses_some};
 
 const WINDOW: Duration = Duration::from_secs(8);
@@ -79,7 +80,7 @@ pub(crate) fn command(gate: &Gate, arguments: &[&str]) -> Result<Command> {
 
 #[test]
 fn no_step_of_the_clock_opens_twice_or_locks_out() -> Result<()> {
-    let mut gate = Stepping::new()?;
+    let mut gate = Stepping::new(Variant::Nft)?;
     let again = gate.crowd.address(Family::V4)?;
     gate.lets_in_a_fresh_knock()?;
     for off in [2 * HOUR, -2 * HOUR, 0, 25 * HOUR, 24 * HOUR, -HOUR, 0] {
@@ -100,7 +101,7 @@ fn no_step_of_the_clock_opens_twice_or_locks_out() -> Result<()> {
 /// clock right: its rule must not wait for its hour to come.
 #[test]
 fn a_rule_of_a_clock_that_ran_ahead_does_not_wait_for_its_hour() -> Result<()> {
-    let mut gate = Stepping::new()?;
+    let mut gate = Stepping::new(Variant::Nft)?;
     gate.lets_in_a_fresh_knock()?;
     for starts_again in [false, true] {
         gate.clock.set(HOUR)?;
@@ -127,7 +128,7 @@ fn a_rule_of_a_clock_that_ran_ahead_does_not_wait_for_its_hour() -> Result<()> {
 /// A trial is as long as it was said to be, though the clock is set back.
 #[test]
 fn a_trial_does_not_grow_with_a_clock_that_is_set_back() -> Result<()> {
-    let mut gate = Stepping::new()?;
+    let mut gate = Stepping::new(Variant::Nft)?;
     gate.world.gate.stop()?;
     gate.world.gate.administer(&["remove"])?;
     let started = Instant::now();
@@ -144,6 +145,33 @@ fn a_trial_does_not_grow_with_a_clock_that_is_set_back() -> Result<()> {
     gate.lets_in_a_fresh_knock()
 }
 
+/// nftables counts by a clock that nobody sets: a window is as long as it was said to be, and so is a renewed one.
+#[test]
+fn through_nftables_no_step_of_the_clock_moves_an_end() -> Result<()> {
+    const BETWEEN: Duration = Duration::from_millis(3_050);
+    // Set back by three seconds, the clock shows for the renewal the second that it showed for the first knock.
+    at_once(&[HOUR, -HOUR, -3], |&off| {
+        let mut gate = Stepping::new(Variant::Nftables)?;
+        let [left, renewed] = [gate.crowd.address(Family::V4)?, gate.crowd.address(Family::V4)?];
+        let knocked = Instant::now();
+        gate.opens(left)?;
+        let opened = Instant::now();
+        wait_for("a second to begin", LONG, || Ok((now().as_micros() % 1_000_000 < 100_000).then_some(())))?;
+        let first = Instant::now();
+        gate.opens(renewed)?;
+        wait_for("the time for a renewal", LONG, || Ok((first.elapsed() > BETWEEN).then_some(())))?;
+        gate.clock.set(off)?;
+        let knocked_again = Instant::now();
+        let granted = gate.world.gate.events("granted")?.len();
+        gate.opens(renewed)?;
+        gate.world.gate.wait_for_events("granted", granted + 1)?;
+        let opened_again = Instant::now();
+        gate.lasts(left, knocked, opened).with_context(|| format!("{off} s off"))?;
+        gate.lasts(renewed, knocked_again, opened_again).with_context(|| format!("renewed {off} s off"))
+    })
+    .map(drop)
+}
+
 /// A gate with a clock that can be set, and the knocks that have opened there.
 struct Stepping {
     world: World,
@@ -153,8 +181,9 @@ struct Stepping {
 }
 
 impl Stepping {
-    fn new() -> Result<Self> {
+    fn new(variant: Variant) -> Result<Self> {
         let settings = Settings {
+            variant,
             window_secs: u32::try_from(WINDOW.as_secs())?,
             // The kernel's clock does not step with the gate's here: it would not see that its set is of another time.
             kernel_filter: "off",
@@ -220,6 +249,29 @@ impl Stepping {
         });
         rule.with_context(|| format!("sent at {before}: {last:#?}"))?;
         self.opened.push(knock);
+        Ok(())
+    }
+
+    /// A knock by the gate's clock opens.
+    fn opens(&self, from: IpAddr) -> Result<()> {
+        let payload = Payload { at: self.clock.read(), ..self.world.alice.asks_for("ssh")? };
+        self.crowd.send(from, &self.world.gate, KNOCK_PORTS[0], &self.world.alice.seal(&payload))?;
+        self.crowd.is_to_see(from, self.door(), Seen::Open)
+    }
+
+    /// A door that was knocked at, and was seen open a moment later, is open for its window, and not a second longer.
+    fn lasts(&self, from: IpAddr, knocked: Instant, opened: Instant) -> Result<()> {
+        const GRACE: Duration = Duration::from_secs(1);
+        let mut last = None;
+        while opened.elapsed() < WINDOW + 2 * GRACE {
+            let sent = Instant::now();
+            if self.crowd.sees(from, self.door())? == Seen::Open {
+                last = Some(sent);
+            }
+        }
+        let last = last.context("it was shut already")?;
+        let (early, late) = (knocked + WINDOW.saturating_sub(GRACE), opened + WINDOW + GRACE);
+        ensure!((early..=late).contains(&last), "open for {:?} after the knock", last - knocked);
         Ok(())
     }
 
