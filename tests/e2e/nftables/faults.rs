@@ -82,7 +82,8 @@ fn a_lease_that_could_not_be_taken_out_goes_as_soon_as_it_can() -> Result<()> {
             if knocks_again {
                 gate.knock(&world.home, &world.alice, family, &[])?;
             }
-            gate.wait_for_events(HEALED, healed + 1)?;
+            let said = gate.wait_for_events(HEALED, healed + 1)?;
+            ensure!(said[healed]["wrong"] == "grants", "{said:?}");
             if knocks_again {
                 wait_to_see(&world.home, door, Seen::Open)?;
                 close(&world, family)?;

@@ -54,6 +54,8 @@ struct State {
     socket: Option<Socket>,
     /// What was put into the kernel.
     book: Book,
+    /// Whether the kernel may hold more than the book: something could not be taken out.
+    is_behind: bool,
     /// How the table looked right after it went in.
     printed: Option<Printed>,
 }
@@ -148,7 +150,7 @@ impl Nftables {
         batch.extend(elements::fill(&contents(&self.families, guard, &book, leases, sessions, now)));
         let mut state = self.state();
         state.transact(batch, "the guard")?;
-        state.book = book;
+        (state.book, state.is_behind) = (book, false);
         let printed = state.print()?;
         let rules = table::chains(guard, &self.families).iter().map(|chain| chain.rules.len()).sum();
         // Somebody may have been there already: then it is looked at and put up once more.
@@ -225,8 +227,8 @@ impl Nftables {
         steps.extend(sessions.map(|element| Step { kind: Kind::DELETE_ELEMENTS, element }));
         let result = state.carry_out(steps, "the end of a grant");
         if result.is_err() {
-            // The kernel may hold more than the book: the next look puts everything up anew.
-            state.printed = None;
+            // The next look puts everything up anew, also where it excuses what is on its way out.
+            state.is_behind = true;
         }
         result
     }
@@ -339,6 +341,9 @@ impl State {
         let printed = self.print()?;
         if self.printed.as_ref() != Some(&printed) {
             wrong.push("table");
+        }
+        if self.is_behind {
+            wrong.push("grants");
         }
         let now = Now::read();
         let book = Book::of(leases.iter().copied());
