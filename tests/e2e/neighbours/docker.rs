@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use postern_tests::gate::{SSH, Settings, Variant};
 use postern_tests::netns::{Family, Host};
-use postern_tests::probe::{Echo, Seen, probe};
+use postern_tests::probe::{Echo, Seen, probe, wait_to_see};
 use postern_tests::process::Process;
 use postern_tests::wait::{LONG, wait_for};
 
@@ -108,14 +108,10 @@ fn a_published_port_is_guarded_through_nftables() -> Result<()> {
     holds_and_opens(&world, &[Family::V4])?;
 
     // It is the container that answers.
-    drop(container);
+    drop(container.service);
     let knock = world.alice.seal(&world.alice.asks_for("ssh")?);
     grants(&world.gate, || world.send(&world.home, Family::V4, &knock))?;
-    assert_eq!(
-        probe(&world.home, world.gate.at(Family::V4, SSH))?,
-        Seen::Refused,
-        "nobody listens there now"
-    );
+    wait_to_see(&world.home, world.gate.at(Family::V4, SSH), Seen::Refused)?;
     removes_ours_alone(&mut world)
 }
 
@@ -123,7 +119,7 @@ fn a_published_port_is_guarded_through_nftables() -> Result<()> {
 struct Container {
     _host: Host,
     _resident: Process,
-    _service: Echo,
+    service: Echo,
 }
 
 /// Starts the gate, and publishes a container's port beside it.
@@ -137,5 +133,5 @@ fn publishes(world: &mut World) -> Result<Container> {
     // Beside a guard that is there already, as Docker comes to it, and without a flush.
     world.gate.start(&[])?;
     script(world.gate.host(), &format!("iptables-nft-restore --noflush <<'END'\n{RULES}END\n"))?;
-    Ok(Container { _host: host, _resident: resident, _service: service })
+    Ok(Container { _host: host, _resident: resident, service })
 }
