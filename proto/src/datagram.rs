@@ -29,6 +29,12 @@ pub type UsedNonce = [u8; NONCE_LEN];
 #[derive(Clone, Copy)]
 pub struct Datagram<'a>(&'a [u8; KNOCK_LEN]);
 
+impl<'a> From<&'a [u8; KNOCK_LEN]> for Datagram<'a> {
+    fn from(bytes: &'a [u8; KNOCK_LEN]) -> Self {
+        Self(bytes)
+    }
+}
+
 impl<'a> Datagram<'a> {
     /// Any 256 bytes; `None` for another length.
     #[must_use]

@@ -31,7 +31,7 @@ pub(super) const SNAPLEN: i32 = 512;
 const RING_LEN: i32 = 8 << 20;
 
 /// The most packets handed over at once, before other tasks have their turn.
-const BATCH: usize = 512;
+pub(super) const BATCH: usize = 512;
 
 /// The kernel reports an interface that goes down as an error, and nothing else.
 const READY: Interest = Interest::READABLE.add(Interest::ERROR);

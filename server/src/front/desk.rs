@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use anyhow::Context;
-use postern_proto::{Datagram, GateId, Refusal, WallTime};
+use postern_proto::{Datagram, GateId, KNOCK_LEN, Refusal, WallTime};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
@@ -21,6 +21,9 @@ use super::sequences::{SequenceSettings, Sequences, Spent};
 use crate::clock::Now;
 use crate::counters::Counters;
 
+/// Knocks on which the gate decides together, at the most.
+const TOGETHER: usize = 32;
+
 /// What the tasks of the front share; they take turns on one thread.
 pub(super) struct Desk {
     knock_ports: Vec<NonZeroU16>,
@@ -31,6 +34,8 @@ pub(super) struct Desk {
     pub(super) counters: RefCell<Counters>,
     /// The interfaces that are watched.
     pub(super) interfaces: RefCell<Vec<String>>,
+    /// Knocks that came in at once, on which the gate has not decided yet.
+    gathered: RefCell<Vec<(IpAddr, [u8; KNOCK_LEN])>>,
     /// To the recorder; `None` at the end, when nothing more is decided.
     recorder: RefCell<Option<mpsc::Sender<Work>>>,
     /// What waits for the note that a one-time sequence was used.
@@ -64,6 +69,7 @@ impl Desk {
             sequences: RefCell::new(follow(sequences)?),
             counters: RefCell::default(),
             interfaces: RefCell::new(interfaces),
+            gathered: RefCell::new(Vec::with_capacity(TOGETHER)),
             recorder: RefCell::new(Some(recorder)),
             unnoted: RefCell::default(),
             spent,
@@ -97,12 +103,12 @@ impl Desk {
         counters.clone()
     }
 
-    /// Takes a packet to whom it concerns.
+    /// Takes a packet to whom it concerns. Knocks are gathered: see [`Desk::settle_gathered`].
     pub(super) fn take(&self, frame: &Frame<'_>) {
         match frame.content {
             Content::Datagram(payload) if self.knock_ports.iter().any(|port| port.get() == frame.port) => {
-                if let Some(datagram) = Datagram::new(payload) {
-                    self.knock(frame.source, datagram);
+                if let Ok(payload) = payload.try_into() {
+                    self.gather(frame.source, payload);
                 }
             }
             _ => self.step(frame),
@@ -128,10 +134,24 @@ impl Desk {
     }
 
     /// A knock-sized datagram came in.
-    fn knock(&self, source: IpAddr, datagram: Datagram<'_>) {
-        self.counters.borrow_mut().received += 1;
-        let verdict = self.gate.borrow_mut().handle(Now::read(), source, datagram);
-        self.settle(source, verdict);
+    fn gather(&self, source: IpAddr, payload: [u8; KNOCK_LEN]) {
+        let mut gathered = self.gathered.borrow_mut();
+        gathered.push((source, payload));
+        if gathered.len() == TOGETHER {
+            drop(gathered);
+            self.settle_gathered();
+        }
+    }
+
+    /// Has the gate decide on the knocks that were gathered; to be called behind the last packet of those that came at once.
+    pub(super) fn settle_gathered(&self) {
+        let mut gathered = self.gathered.borrow_mut();
+        let knocks: Vec<_> =
+            gathered.iter().map(|(source, payload)| (*source, Datagram::from(payload))).collect();
+        self.counters.borrow_mut().received += knocks.len() as u64;
+        let mut gate = self.gate.borrow_mut();
+        gate.handle_all(Now::read(), &knocks, |source, verdict| self.settle(source, verdict));
+        gathered.clear();
     }
 
     /// Another packet came in: it may be a step of a sequence.

@@ -9,6 +9,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -35,7 +36,7 @@ mod recorder;
 pub(crate) mod sequences;
 pub mod store;
 
-use capture::{Capture, Opened};
+use capture::{BATCH, Capture, Opened};
 use desk::Desk;
 use gate::Gate;
 use kernel::KernelFilter;
@@ -52,10 +53,8 @@ const TICK: Duration = Duration::from_secs(5);
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How soon the warden knows what was counted.
 const NOTE_PAUSE: Duration = Duration::from_millis(500);
-/// Packets that wake the front sooner than this after those before are a flood's,
-const FLOOD: Duration = Duration::from_micros(100);
-/// which are left to gather for so long: to be woken costs more than to refuse them.
-const REST: Duration = Duration::from_millis(1);
+/// Packets are left to gather for so long behind those that came last: to be woken costs more than to refuse many.
+const REST: Duration = Duration::from_millis(2);
 
 /// The front, ready to run: everything that can fail at the start has not.
 struct Front {
@@ -156,21 +155,24 @@ async fn watch(
     mut capture: Capture,
     unwatched: mpsc::UnboundedSender<String>,
 ) -> anyhow::Result<()> {
-    let (mut dropped, mut last) = (0, Instant::now());
+    let mut dropped = 0;
     loop {
-        match capture.batch(|frame| desk.take(&frame)).await {
-            Ok(_) => {
-                // The knocks among them go before their count; and under a flood, of which there is always a next batch,
-                // the other tasks have their turn all the same.
-                yield_now().await;
+        let batch = capture.batch(|frame| desk.take(&frame)).await;
+        desk.settle_gathered();
+        match batch {
+            Ok(read) => {
                 let stats = capture.stats()?;
                 desk.counters.borrow_mut().dropped += u64::from(stats.dropped.saturating_sub(dropped));
                 dropped = stats.dropped;
                 desk.news.notify_one();
-                if last.elapsed() < FLOOD {
-                    sleep(REST).await;
+                if read < BATCH {
+                    // Not by the event loop, which each packet would wake. The recorder has the knocks among them, and
+                    // nothing else is in such a hurry.
+                    thread::sleep(REST);
+                } else {
+                    // Under a flood there is always a next batch: the others have their turn all the same.
+                    yield_now().await;
                 }
-                last = Instant::now();
             }
             Err(error) if error.may_pass() => {
                 warn!(interface = capture.interface(), "not watched until it is back: {error}");

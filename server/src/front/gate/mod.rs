@@ -40,6 +40,8 @@ use quota::{LeaseKey, Leases};
 const HINT_SLICE: usize = 2_000;
 /// In how many slices the next epoch's hints are computed, at the most.
 const HINT_SLICES: usize = 20;
+/// What becomes of a datagram whose hint is nobody's.
+const STRANGER: Refused = Refused { reason: Refusal::Unknown, client: None, at: None };
 
 /// One gate with its clients, and everything it remembers.
 pub struct Gate {
@@ -153,7 +155,25 @@ impl Gate {
         if self.hints.may_hold(hint) {
             self.examine(now, observed, datagram, hint)
         } else {
-            Verdict::Refused(Refused { reason: Refusal::Unknown, client: None, at: None })
+            Verdict::Refused(STRANGER)
+        }
+    }
+
+    /// [`Gate::handle`] for knocks that came in together, in their order. With many clients the look for a hint is one into
+    /// memory that no cache holds; here they are all on their way before the first one is back.
+    pub(crate) fn handle_all(
+        &mut self,
+        now: Now,
+        knocks: &[(IpAddr, Datagram<'_>)],
+        mut each: impl FnMut(IpAddr, Verdict),
+    ) {
+        self.hints.turn(now.wall, &self.clients);
+        let hints: Vec<_> = knocks.iter().map(|(_, datagram)| datagram.unveil(&self.keys)).collect();
+        let may_hold: Vec<_> = hints.iter().map(|&hint| self.hints.may_hold(hint)).collect();
+        for ((&(source, datagram), hint), may_hold) in knocks.iter().zip(hints).zip(may_hold) {
+            let verdict =
+                if may_hold { self.examine(now, source, datagram, hint) } else { Verdict::Refused(STRANGER) };
+            each(source, verdict);
         }
     }
 
