@@ -1,9 +1,16 @@
 //! 3. Whether junk costs more the more have a key.
 
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use postern_tests::wait::{LONG, wait_for};
+
 use super::junk::{FIGURES, amid, name};
 use super::{Plan, in_turns};
 use crate::contenders::{Contender, Setup};
 use crate::report::Section;
+use crate::scene::Scene;
 
 const TITLE: &str = "3. Junk, by the number of clients";
 const COUNTS: [usize; 5] = [1, 10, 100, 1_000, 100_000];
@@ -22,6 +29,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
         };
         let setup = Setup { clients, ..Setup::PLAIN };
         in_turns(&plan, &mut section, &format!("{clients} clients"), setup, |section, contender, scene| {
+            rest(scene)?;
             let rate = if contender.is_ours() { OURS } else { THEIRS[index] };
             let figures = amid(scene, scene.contender.junk(), Some(rate), KNOCKS)?;
             let who = format!("{}, at {}", contender.name(), name(Some(rate)));
@@ -31,6 +39,17 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     }
     section.notes.push(format!("open: of {KNOCKS}."));
     section
+}
+
+/// Waits until a gate has done what it does for its clients by itself, such as the hints of the next epoch: that is no junk's
+/// cost.
+fn rest(scene: &Scene) -> Result<()> {
+    const LOOK: Duration = Duration::from_millis(300);
+    wait_for("a gate at rest", LONG, || {
+        let before = scene.meter.cpu()?;
+        thread::sleep(LOOK);
+        Ok((scene.meter.cpu()?.saturating_sub(before) < LOOK / 100).then_some(()))
+    })
 }
 
 /// The firewall has no part in this, and knockd and the ruleset have no clients.

@@ -1,6 +1,9 @@
 //! Sequences: SYNs to the first step's port, from few and from many that nobody can tell from clients.
 
-use anyhow::Context;
+use anyhow::{Context, Result};
+use postern_tests::netns::Host;
+use postern_tests::process::succeed;
+use postern_tests::wait::LONG;
 
 use super::junk::amid;
 use super::{Plan, float, in_turns};
@@ -30,6 +33,9 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     let plan = Plan { contenders: who, rounds: 1, ..*plan };
     let setup = Setup { by_steps: true, ..Setup::PLAIN };
     in_turns(&plan, &mut section, "", setup, |section, contender, scene| {
+        if contender != Contender::Recent {
+            drop_unserved(scene.contender.host())?;
+        }
         for sources in SOURCES {
             let port = scene.contender.first_step().context("a first step")?;
             let mut figures = amid(scene, Junk::Syns { port, sources }, Some(RATE), KNOCKS)?;
@@ -39,8 +45,17 @@ pub(crate) fn measure(plan: &Plan) -> Section {
         Ok(())
     });
     section.notes.push(format!(
-        "open: of {KNOCKS} sequences of three steps, 5 ms apart; from the last step on. resident: of all processes, when the \
+        "The host drops SYNs to the steps behind the captures: an answer to each would slow the sender down. open: of {KNOCKS} sequences of three steps, 5 ms apart; from the last step on. resident: of all processes, when the \
          flood is over."
     ));
     section
+}
+
+/// Has a host drop what nobody serves, as most do: who captures has it before that. (The ruleset is the firewall itself.)
+fn drop_unserved(host: &Host) -> Result<()> {
+    const RULES: &str = "table inet unserved { chain all { \
+                         type filter hook prerouting priority raw; tcp dport 7000-9999 drop; } }";
+    let mut nft = host.command("nft");
+    nft.arg(RULES);
+    succeed(nft, b"", LONG).map(drop)
 }
