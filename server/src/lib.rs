@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  wire ──▶ front ────────────────────────────────────────────▶ warden ─────────────▶ kernel
-//!           capture ─ frame ─ gate ─ store ─▶ link (orders)  ─▶  roll ─ ledger ─ firewall
+//!           capture ─ frame ─ gate ─ recorder ─▶ link (orders)  ─▶  roll ─ ledger ─ firewall
 //!           reads strangers' packets,                           touches the firewall,  errands ─▶ runner
 //!           never the firewall                                  never a packet         runs commands, where there are any
 //! ```

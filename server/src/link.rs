@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
@@ -29,7 +29,9 @@ use zeroize::{Zeroize, Zeroizing};
 /// Changes with every change of a message.
 const VERSION: u8 = 2;
 const HEADER_LEN: usize = 2;
-const PACKET_LEN: usize = HEADER_LEN + 32 * 1024;
+const PACKET_LEN: usize = HEADER_LEN + PACKET_ROOM;
+/// Bytes of a message that one packet carries.
+pub(crate) const PACKET_ROOM: usize = 32 * 1024;
 /// Descriptors that one message may carry.
 const DESCRIPTORS: usize = 5;
 
@@ -74,6 +76,20 @@ impl<M: Message> Sender<M> {
         self.send_with(message, &[]).await
     }
 
+    /// Sends a message of one packet if there is room for it now; whether there was.
+    ///
+    /// # Errors
+    /// As those of [`Sender::send`].
+    pub(crate) fn send_now(&self, message: &M) -> io::Result<bool> {
+        for packet in packets(message)? {
+            match send_packet(self.socket.as_fd(), &packet, &[]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                sent => sent?,
+            }
+        }
+        Ok(true)
+    }
+
     /// [`Sender::send`], with descriptors that the other end gets duplicates of.
     pub(crate) async fn send_with(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         for packet in packets(message)? {
@@ -98,7 +114,8 @@ impl<M: Message> Sender<M> {
             loop {
                 match send_packet(self.socket.as_fd(), &packet, &[]) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], None)?;
+                        let mut room = [PollFd::new(&self.socket, PollFlags::OUT)];
+                        retry_on_intr(|| poll(&mut room, None))?;
                     }
                     sent => break sent?,
                 }
@@ -108,7 +125,8 @@ impl<M: Message> Sender<M> {
     }
 
     async fn send_when_there_is_room(&self, packet: &[u8], carried: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let socket = watch(self.socket.as_fd(), Interest::WRITABLE)?;
+        // A duplicate: several may wait at once, and the event loop knows each descriptor once.
+        let socket = watch(self.socket.try_clone()?, Interest::WRITABLE)?;
         loop {
             let mut ready = socket.writable().await?;
             if let Ok(sent) = ready.try_io(|socket| send_packet(socket.as_fd(), packet, carried)) {

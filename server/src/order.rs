@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
 use crate::counters::Counters;
-use crate::link::Message;
+use crate::link::{Message, PACKET_ROOM};
 
 /// Leases that may live at a time, of all clients together: the front orders no more, and the warden grants no more.
 pub(crate) const LIVE_LEASES: usize = 16_384;
@@ -57,7 +57,26 @@ pub(crate) struct Orders(pub(crate) Vec<Order>);
 impl Orders {
     /// Orders in one message, at the most.
     pub(crate) const AT_ONCE: usize = 64;
+    /// Services in one message, at the most: a knock has a handful, and a sequence may have more.
+    const SERVICES: usize = 512;
+
+    /// How many of these orders go into one message; at least one.
+    pub(crate) fn together(orders: &[Order]) -> usize {
+        let mut services = 0;
+        let fits = |order: &&Order| {
+            services += match order {
+                Order::Open { services, .. } => services.len(),
+                Order::Close { services, .. } => services.len(),
+                Order::Note(_) => 0,
+            };
+            services <= Self::SERVICES
+        };
+        orders.iter().take(Self::AT_ONCE).take_while(fits).count().max(1)
+    }
 }
+
+const _: () =
+    assert!(Orders::MAX <= PACKET_ROOM, "two threads send: a message of two packets could be torn apart");
 
 impl Message for Orders {
     /// One packet. An order that comes of a knock, which has 256 bytes, is shorter than 500, and a note of every counter and

@@ -130,8 +130,11 @@ pub(crate) fn beat<E: Serialize + DeserializeOwned + 'static>(
     let mut alarm = Alarm::new()?;
     spawn_local(async move {
         // Where nobody listens any more, the process ends for that anyway; without a clock, since nothing is heard of it.
-        while alarm.after(HEARTBEAT).await.is_ok() {
+        loop {
             let _ = reports.send(&Report::Alive).await;
+            if alarm.after(HEARTBEAT).await.is_err() {
+                return;
+            }
         }
     });
     Ok(())

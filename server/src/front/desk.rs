@@ -1,4 +1,5 @@
-//! The desk of the front: where each packet is taken to whom it concerns, and what was decided waits for its record.
+//! The desk of the front: where each packet is taken to whom it concerns. What was decided goes on to the recorder, and what
+//! came of it comes back to be counted.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

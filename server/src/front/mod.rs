@@ -7,6 +7,7 @@
 //!                           ╲──sequences╱
 //! ```
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -104,39 +105,48 @@ impl Front {
         let Self { captures, gate_id, mut spent, desk, recorder, mut done, orders } = self;
         let mut tasks = JoinSet::new();
         let (unwatched, mut lost) = mpsc::unbounded_channel();
+        let rests = Rc::new(Rests::default());
         for capture in captures {
-            tasks.spawn_local(watch(Rc::clone(&desk), capture, unwatched.clone()));
+            tasks.spawn_local(watch(Rc::clone(&desk), capture, unwatched.clone(), Rc::clone(&rests)));
         }
         tasks.spawn_local(tend(Rc::clone(&desk), orders));
         let result = loop {
-            tokio::select! {
-                command = line.commands.receive() => match command? {
-                    Some(Command::Reload(enrolled)) => {
+            let done = tokio::select! {
+                command = line.commands.receive() => match command {
+                    Ok(Some(Command::Reload(enrolled))) => {
                         let result = desk.reload(&gate_id, enrolled);
-                        line.reports.send(&Report::Reloaded(result)).await?;
+                        line.reports.send(&Report::Reloaded(result)).await
                     }
-                    Some(Command::Begin) => {}
-                    Some(Command::Noted(spent, done)) => desk.noted(&spent, done),
-                    None => break Ok(()),
+                    Ok(Some(Command::Begin)) => Ok(()),
+                    Ok(Some(Command::Noted(spent, done))) => {
+                        desk.noted(&spent, done);
+                        Ok(())
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => Err(error),
                 },
-                Some(spent) = spent.recv() => {
-                    line.reports.send(&Report::Event(Event::Spent(spent))).await?;
-                }
+                Some(spent) = spent.recv() => line.reports.send(&Report::Event(Event::Spent(spent))).await,
                 Some(interface) = lost.recv() => {
                     desk.interfaces.borrow_mut().retain(|watched| *watched != interface);
                     desk.news.notify_one();
-                    line.reports.send(&Report::Event(Event::Unwatched(interface))).await?;
+                    line.reports.send(&Report::Event(Event::Unwatched(interface))).await
                 }
                 Some(ended) = tasks.join_next() => {
                     match ended.context("a task of the front failed").and_then(|result| result) {
-                        Ok(()) => {}
+                        Ok(()) => Ok(()),
                         failed => break failed,
                     }
                 }
                 recorded = done.recv() => match recorded {
-                    Some(recorded) => desk.conclude(recorded),
+                    Some(recorded) => {
+                        desk.conclude(recorded);
+                        Ok(())
+                    }
                     None => return recorder.ended(),
                 },
+            };
+            if let Err(error) = done {
+                break Err(error.into());
             }
         };
         tasks.shutdown().await;
@@ -154,6 +164,7 @@ async fn watch(
     desk: Rc<Desk>,
     mut capture: Capture,
     unwatched: mpsc::UnboundedSender<String>,
+    rests: Rc<Rests>,
 ) -> anyhow::Result<()> {
     let mut dropped = 0;
     loop {
@@ -166,9 +177,7 @@ async fn watch(
                 dropped = stats.dropped;
                 desk.news.notify_one();
                 if read < BATCH {
-                    // Not by the event loop, which each packet would wake. The recorder has the knocks among them, and
-                    // nothing else is in such a hurry.
-                    thread::sleep(REST);
+                    rests.rest(capture.interface());
                 } else {
                     // Under a flood there is always a next batch: the others have their turn all the same.
                     yield_now().await;
@@ -181,6 +190,24 @@ async fn watch(
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// The rests that the captures take, in which packets gather.
+#[derive(Default)]
+struct Rests(RefCell<Option<(String, Instant)>>);
+
+impl Rests {
+    /// Stands still, but for once in a while at the most: where others' packets are left to gather, so are these.
+    ///
+    /// Not by the event loop, which each packet would wake. The recorder has the knocks among those before.
+    fn rest(&self, interface: &str) {
+        let mut last = self.0.borrow_mut();
+        if last.as_ref().is_some_and(|(other, since)| other != interface && since.elapsed() < REST) {
+            return;
+        }
+        thread::sleep(REST);
+        *last = Some((interface.to_owned(), Instant::now()));
     }
 }
 
@@ -198,7 +225,8 @@ async fn tend(desk: Rc<Desk>, orders: Arc<Sender<Orders>>) -> anyhow::Result<()>
         }
         let (counters, interfaces) = (desk.counted(), desk.interfaces.borrow().clone());
         let note = Order::Note(Note { counters, interfaces });
-        orders.send(&Orders(vec![note])).await.context("the warden's link is gone")?;
+        // Where the link is full, the next one will do: it says all that this one does.
+        orders.send_now(&Orders(vec![note])).context("the warden's link is gone")?;
         let has_sequences = !desk.sequences.borrow().is_empty();
         let pause = match (is_complete, has_sequences) {
             (false, _) => HINT_PAUSE,

@@ -22,6 +22,9 @@ use crate::order::{Order, Orders};
 /// Decisions that may wait for the store; beyond it a knock is refused unrecorded.
 const WAITING: usize = 65_536;
 
+/// Decisions of one commit, at the most.
+const AT_ONCE: usize = 4096;
+
 /// What the recorder is given to do.
 pub(super) enum Work {
     /// A decision that takes effect once it is durable.
@@ -73,7 +76,7 @@ fn record(
     done: &mpsc::UnboundedSender<Recorded>,
 ) -> anyhow::Result<()> {
     let mut work = Vec::new();
-    while to_do.blocking_recv_many(&mut work, WAITING) > 0 {
+    while to_do.blocking_recv_many(&mut work, AT_ONCE) > 0 {
         let (mut batch, mut purge) = (Vec::new(), None);
         for work in work.drain(..) {
             match work {
@@ -114,8 +117,8 @@ fn release(batch: Vec<Unrecorded>, receipt: &Receipt, orders: &Sender<Orders>) -
     }
     let accepted = released.len() as u64;
     while !released.is_empty() {
-        let rest = released.split_off(released.len().min(Orders::AT_ONCE));
-        orders.send_blocking(&Orders(released)).context("the warden's link is gone")?;
+        let rest = released.split_off(Orders::together(&released));
+        orders.send_blocking(&Orders(released)).context("cannot order what was recorded")?;
         released = rest;
     }
     Ok(Recorded { accepted, refused, ..Recorded::default() })

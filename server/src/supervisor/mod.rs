@@ -166,10 +166,10 @@ impl Supervisor {
         info!(clients = self.config.clients.len(), "ready");
         notify(&[NotifyState::Ready]);
 
-        // Twice as often as systemd wants to hear of it, if it does.
+        // Far more often than systemd wants to hear of it, if it does: what a reload may take comes on top of the pause.
         let watchdog_time = watchdog_enabled().filter(|time| !time.is_zero());
         let is_watched = watchdog_time.is_some();
-        let mut watchdog = interval(watchdog_time.unwrap_or(LOOK) / 2);
+        let mut watchdog = interval(watchdog_time.unwrap_or(LOOK) / 16);
         let mut look = interval(LOOK);
         watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -22,7 +22,7 @@ use crate::link::{self, Message, Receiver, Sender};
 use crate::process::{HEARTBEAT, Report, Start};
 use crate::sandbox::{Identity, threads_of};
 
-/// A process that says nothing for so long hangs: nearly three heartbeats.
+/// A process that says nothing for so long hangs: two heartbeats and a half.
 const HANGS: Duration = Duration::from_secs(10);
 /// By how much a heartbeat may be late.
 const LATE: Duration = Duration::from_secs(1);

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::Context;
 use postern_proto::Port;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -238,7 +239,11 @@ impl Warden {
                     self.heal().await;
                 }
                 order = orders.receive() => match order {
-                    Ok(Some(orders)) => self.carry_out(orders).await,
+                    Ok(Some(orders)) => {
+                        self.carry_out(orders).await;
+                        // Of those that are refused, nothing waits for the kernel, and a heartbeat has its turn.
+                        yield_now().await;
+                    }
                     Ok(None) => break,
                     Err(error) => self.refuse(OrderRefusal::Malformed, &error),
                 },

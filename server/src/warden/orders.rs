@@ -6,6 +6,7 @@ use std::mem::take;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::slice;
+use std::time::{Duration, Instant};
 
 use postern_proto::{ClientId, ServiceName, Window};
 use tracing::{debug, error, info};
@@ -16,6 +17,10 @@ use super::{Closing, Warden};
 use crate::clock::{BootTime, Now};
 use crate::errand::Errand;
 use crate::order::{Order, Orders};
+
+/// For so long those are tried one by one whom the firewall did not take together: whoever waits for the warden, a reload
+/// above all, does not wait for a firewall that is stuck.
+const SINGLY: Duration = Duration::from_secs(10);
 
 /// What an order asks for, service by service.
 struct Asked<'a> {
@@ -36,6 +41,9 @@ struct Granting {
 impl Warden {
     /// Does what is ordered, or refuses it: whom it lets in, it lets in together.
     pub(super) async fn carry_out(&mut self, Orders(orders): Orders) {
+        if orders.len() > Orders::AT_ONCE {
+            return self.refuse(OrderRefusal::Malformed, &"more orders than a message has");
+        }
         let mut together = Vec::new();
         for order in orders {
             self.take_up(order, &mut together).await;
@@ -49,6 +57,13 @@ impl Warden {
                 if !self.roll.members.contains_key(&client) =>
             {
                 self.refuse(OrderRefusal::UnknownClient, &client);
+            }
+            // It would cost nothing of what a client may order.
+            Order::Open { services, .. } if services.is_empty() => {
+                self.refuse(OrderRefusal::Malformed, &"it names no service");
+            }
+            Order::Close { services, .. } if services.is_empty() => {
+                self.refuse(OrderRefusal::Malformed, &"it names no service");
             }
             // No knock names a service twice: it would make an order cost as much as hundreds.
             Order::Open { services, .. } if names_twice(services.iter().map(|(name, _)| name)) => {
@@ -131,13 +146,29 @@ impl Warden {
         Ok(())
     }
 
-    /// Lets those in who come together. Where the firewall fails, each is tried for himself: one that it does not take
-    /// keeps no other out.
+    /// Lets those in who come together, one address family after the other: iptables takes no more than one at a time.
     async fn grant(&mut self, together: Vec<Granting>) {
+        let is_ipv4 = |granting: &Granting| granting.lease.key.source.is_ipv4();
+        let (ipv4, ipv6): (Vec<_>, Vec<_>) = together.into_iter().partition(is_ipv4);
+        self.grant_family(ipv4).await;
+        self.grant_family(ipv6).await;
+    }
+
+    /// Lets in who comes from addresses of one family. Where the firewall fails, each is tried for himself: one that it does
+    /// not take keeps no other out.
+    async fn grant_family(&mut self, together: Vec<Granting>) {
+        let begun = Instant::now();
         let leases: Vec<Lease> = together.iter().map(|granting| granting.lease.clone()).collect();
         let all_are_in = leases.len() > 1 && self.let_in(&leases).await.is_ok();
         for Granting { lease, replaces } in together {
-            if !all_are_in && let Err(error) = self.let_in(slice::from_ref(&lease)).await {
+            let let_in = if all_are_in {
+                Ok(())
+            } else if begun.elapsed() > SINGLY {
+                Err("it was too slow with others that came at once".to_owned())
+            } else {
+                self.let_in(slice::from_ref(&lease)).await.map_err(|error| error.to_string())
+            };
+            if let Err(error) = let_in {
                 let LeaseKey { client, service, source, .. } = &lease.key;
                 error!(%client, %service, %source, %error, "not granted: the firewall failed");
                 self.later(Closing::Lease(lease));

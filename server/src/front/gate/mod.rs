@@ -40,8 +40,6 @@ use quota::{LeaseKey, Leases};
 const HINT_SLICE: usize = 2_000;
 /// In how many slices the next epoch's hints are computed, at the most.
 const HINT_SLICES: usize = 20;
-/// What becomes of a datagram whose hint is nobody's.
-const STRANGER: Refused = Refused { reason: Refusal::Unknown, client: None, at: None };
 
 /// One gate with its clients, and everything it remembers.
 pub struct Gate {
@@ -152,11 +150,8 @@ impl Gate {
     pub fn handle(&mut self, now: Now, observed: IpAddr, datagram: Datagram<'_>) -> Verdict {
         self.hints.turn(now.wall, &self.clients);
         let hint = datagram.unveil(&self.keys);
-        if self.hints.may_hold(hint) {
-            self.examine(now, observed, datagram, hint)
-        } else {
-            Verdict::Refused(STRANGER)
-        }
+        let known = self.hints.may_hold(hint).then_some(hint);
+        self.judge(now, observed, datagram, known)
     }
 
     /// [`Gate::handle`] for knocks that came in together, in their order. With many clients the look for a hint is one into
@@ -169,11 +164,17 @@ impl Gate {
     ) {
         self.hints.turn(now.wall, &self.clients);
         let hints: Vec<_> = knocks.iter().map(|(_, datagram)| datagram.unveil(&self.keys)).collect();
-        let may_hold: Vec<_> = hints.iter().map(|&hint| self.hints.may_hold(hint)).collect();
-        for ((&(source, datagram), hint), may_hold) in knocks.iter().zip(hints).zip(may_hold) {
-            let verdict =
-                if may_hold { self.examine(now, source, datagram, hint) } else { Verdict::Refused(STRANGER) };
-            each(source, verdict);
+        let known: Vec<_> = hints.iter().map(|&hint| self.hints.may_hold(hint).then_some(hint)).collect();
+        for (&(source, datagram), known) in knocks.iter().zip(known) {
+            each(source, self.judge(now, source, datagram, known));
+        }
+    }
+
+    /// A datagram, and its hint if that may be a client's.
+    fn judge(&mut self, now: Now, observed: IpAddr, datagram: Datagram<'_>, known: Option<Hint>) -> Verdict {
+        match known {
+            Some(hint) => self.examine(now, observed, datagram, hint),
+            None => Verdict::Refused(Refused { reason: Refusal::Unknown, client: None, at: None }),
         }
     }
 

@@ -84,18 +84,22 @@ impl World {
 
     /// What the gate makes of a knock whose record is written without fail.
     fn knock(&mut self, bytes: &[u8]) -> Result<Outcome, Refusal> {
-        match self.gate.handle(self.now(), HERE.parse().unwrap(), Datagram::new(bytes).unwrap()) {
-            Verdict::Refused(refused) => Err(refused.reason),
-            Verdict::Decided(decided) => match decided.release(&Receipt::for_tests()) {
-                Outcome::Refused(refused) => Err(refused.reason),
-                outcome => Ok(outcome),
-            },
-        }
+        told(self.gate.handle(self.now(), HERE.parse().unwrap(), Datagram::new(bytes).unwrap()))
     }
 
     fn pass(&mut self, time: Duration) {
         self.wall = self.wall.after(time);
         self.boot += time;
+    }
+}
+
+fn told(verdict: Verdict) -> Result<Outcome, Refusal> {
+    match verdict {
+        Verdict::Refused(refused) => Err(refused.reason),
+        Verdict::Decided(decided) => match decided.release(&Receipt::for_tests()) {
+            Outcome::Refused(refused) => Err(refused.reason),
+            outcome => Ok(outcome),
+        },
     }
 }
 
@@ -118,6 +122,34 @@ fn open_payload(at: WallTime, source: Source, service: &str, window: Option<u32>
 
 fn stated(address: &str) -> Source {
     Source::Stated(address.parse().unwrap())
+}
+
+#[test]
+fn knocks_that_come_together_get_what_each_would_get_alone() {
+    let (mut alone, mut together) = (World::new(""), World::new(""));
+    let mut knocks = Vec::new();
+    for number in 0..32_u8 {
+        let mut bytes = if number % 3 == 0 { alone.fresh() } else { [number; KNOCK_LEN] };
+        if number % 9 == 0 {
+            // Its hint is known, and it is not whole.
+            bytes[KNOCK_LEN - 1] ^= 1;
+        }
+        knocks.push((IpAddr::from([198, 51, 100, number + 1]), bytes));
+    }
+    // Once more at the end: a copy.
+    knocks.push(knocks[3]);
+    let singly: Vec<_> = knocks
+        .iter()
+        .map(|(source, bytes)| (*source, alone.gate.handle(alone.now(), *source, Datagram::from(bytes))))
+        .map(|(source, verdict)| (source, told(verdict)))
+        .collect();
+    let knocks: Vec<_> = knocks.iter().map(|(source, bytes)| (*source, Datagram::from(bytes))).collect();
+    let mut at_once = Vec::new();
+    let now = together.now();
+    together.gate.handle_all(now, &knocks, |source, verdict| at_once.push((source, told(verdict))));
+    assert_eq!(at_once, singly);
+    let opened = singly.iter().filter(|(_, verdict)| verdict.is_ok()).count();
+    assert_eq!(opened, 7, "{singly:?}");
 }
 
 #[test]
