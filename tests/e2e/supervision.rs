@@ -25,7 +25,7 @@ const LASTING: Settings = Settings { window_secs: 60, log: "info", ..Settings::D
 /// What becomes of them is the same for both kinds of iptables, but for the lock of one.
 const WITHOUT_LOCK: [Variant; 2] = [Variant::Nft, Variant::Nftables];
 /// How long a silent process is waited for (`HANGS` in the supervisor): a heartbeat less, and a moment to be replaced.
-const HANGS: std::ops::RangeInclusive<u64> = 7..=14;
+const HANGS: std::ops::RangeInclusive<u64> = 7..=16;
 const TRIAL: Duration = Duration::from_secs(8);
 
 #[test]

@@ -35,8 +35,10 @@ fn amid<T>(link: &Link, packet: &[u8], work: impl FnOnce() -> Result<T>) -> Resu
     thread::scope(|scope| {
         scope.spawn(|| {
             // It ends with the link as well.
-            while !is_over.load(Ordering::Relaxed) && link.packet(packet).is_ok() {
-                thread::yield_now();
+            while !is_over.load(Ordering::Relaxed) {
+                if link.packet(packet).is_err() {
+                    break;
+                }
             }
         });
         let result = work();

@@ -53,8 +53,12 @@ pub(crate) fn measure(plan: &Plan) -> Section {
 
 /// Has a host drop what nobody serves, as most do: who captures has it before that. (The ruleset is the firewall itself.)
 fn drop_unserved(host: &Host) -> Result<()> {
-    const RULES: &str = "table inet unserved { chain all { \
-                         type filter hook prerouting priority raw; tcp dport 7000-9999 drop; } }";
+    const RULES: &str = "table inet unserved {
+        chain steps {
+            type filter hook prerouting priority raw
+            tcp dport 7000-9999 drop
+        }
+    }";
     let mut nft = host.command("nft");
     nft.arg(RULES);
     succeed(nft, b"", LONG).map(drop)
