@@ -28,6 +28,7 @@ mod link;
 mod log;
 mod order;
 mod process;
+mod readiness;
 mod rules;
 mod runner;
 mod sandbox;

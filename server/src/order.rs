@@ -54,6 +54,19 @@ pub(crate) struct Note {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Orders(pub(crate) Vec<Order>);
 
+impl Order {
+    /// Whose it is, and which services it names; nothing for a note.
+    pub(crate) fn asks(&self) -> Option<(ClientId, Vec<&ServiceName>)> {
+        match self {
+            Self::Open { client, services, .. } => {
+                Some((*client, services.iter().map(|(service, _)| service).collect()))
+            }
+            Self::Close { client, services, .. } => Some((*client, services.iter().collect())),
+            Self::Note(_) => None,
+        }
+    }
+}
+
 impl Orders {
     /// Orders in one message, at the most.
     pub(crate) const AT_ONCE: usize = 64;
@@ -64,11 +77,7 @@ impl Orders {
     pub(crate) fn together(orders: &[Order]) -> usize {
         let mut services = 0;
         let fits = |order: &&Order| {
-            services += match order {
-                Order::Open { services, .. } => services.len(),
-                Order::Close { services, .. } => services.len(),
-                Order::Note(_) => 0,
-            };
+            services += order.asks().map_or(0, |(_, services)| services.len());
             services <= Self::SERVICES
         };
         orders.iter().take(Self::AT_ONCE).take_while(fits).count().max(1)
@@ -76,7 +85,7 @@ impl Orders {
 }
 
 const _: () =
-    assert!(Orders::MAX <= PACKET_ROOM, "two threads send: a message of two packets could be torn apart");
+    assert!(Orders::MAX <= PACKET_ROOM, "where the link is full, no part of a note may be left in it");
 
 impl Message for Orders {
     /// One packet. An order that comes of a knock, which has 256 bytes, is shorter than 500, and a note of every counter and

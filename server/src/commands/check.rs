@@ -4,7 +4,7 @@ use anyhow::bail;
 
 use super::ports;
 use crate::config::{Config, Files};
-use crate::front::capture::Opened;
+use crate::front::capture::Capture;
 use crate::front::store::{self, Condition};
 use crate::process::event_loop;
 use crate::warden::firewall::Firewall;
@@ -55,7 +55,7 @@ async fn look(config: &Config, firewall: &Firewall) -> anyhow::Result<()> {
         problem(error.to_string());
     }
     for interface in &config.gate.interfaces {
-        match Opened::open(interface, &config.sought()) {
+        match Capture::open(interface, &config.sought()) {
             Ok(_) => println!("interface {interface}: can be watched"),
             Err(error) if error.may_pass() => println!("warning: {error}; the gate waits for it"),
             Err(error) => problem(error.to_string()),

@@ -2,20 +2,18 @@
 //!
 //! A live capture is passive: no socket is bound to a knock port, promiscuous mode stays off, and what this host sends
 //! is not looked at. The kernel's filter is set as soon as libpcap lets it be; what was queued before that is filtered
-//! by libpcap itself. Packets are handed over the moment they arrive (immediate mode) and in batches, so that
-//! one flood costs few system calls and other tasks still get their turn.
+//! by libpcap itself. Packets can be read the moment they arrive (immediate mode) and come in batches, so that
+//! one flood costs few system calls and others still have their turn.
 //!
 //! With `any`, a packet that passes two interfaces on its way in (a bridge and its port, a VLAN and its carrier)
 //! is captured at both.
 
-use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use pcap::{Active, Direction};
 use postern_proto::WallTime;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::event::PollFlags;
 
 use super::filter::{self, Sought};
 use super::frame::{self, Frame, Link, Unfit, UnsupportedLink};
@@ -30,11 +28,8 @@ pub(super) const SNAPLEN: i32 = 512;
 /// Size of the kernel's ring in bytes: room for about 14,000 packets, a tenth of a second of a flood of 100,000 a second.
 const RING_LEN: i32 = 8 << 20;
 
-/// The most packets handed over at once, before other tasks have their turn.
+/// The most packets handed over at once, before others have their turn.
 pub(super) const BATCH: usize = 512;
-
-/// The kernel reports an interface that goes down as an error, and nothing else.
-const READY: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// Why there is no capture, or no more.
 #[derive(Debug, thiserror::Error)]
@@ -73,14 +68,6 @@ pub(crate) enum CaptureError {
         interface: String,
         /// libpcap's own words.
         source: pcap::Error,
-    },
-    /// The event loop cannot watch the capture.
-    #[error("cannot wait for packets on {interface:?}")]
-    Wait {
-        /// The interface's name.
-        interface: String,
-        /// The system's reason.
-        source: io::Error,
     },
     /// Not a capture file, or one that is cut short.
     #[error("cannot read the capture file {}", path.display())]
@@ -139,14 +126,14 @@ pub(crate) struct Stats {
     pub(crate) dropped: u32,
 }
 
-/// A live capture that was opened, with the privilege that this takes, and collects packets. Reading needs none.
-pub(crate) struct Opened {
+/// A live capture. To open it takes a privilege; to read what it collects takes none.
+pub(crate) struct Capture {
     interface: String,
     link: Link,
     pcap: pcap::Capture<Active>,
 }
 
-impl Opened {
+impl Capture {
     /// Opens a capture of what is sought on the interface, or on all of them for `any`.
     ///
     /// # Errors
@@ -161,74 +148,33 @@ impl Opened {
     pub(crate) fn link(&self) -> Link {
         self.link
     }
-}
 
-impl AsRawFd for Opened {
-    fn as_raw_fd(&self) -> RawFd {
-        self.pcap.as_raw_fd()
-    }
-}
-
-/// A live capture of knocks.
-pub(crate) struct Capture {
-    interface: String,
-    link: Link,
-    pcap: AsyncFd<pcap::Capture<Active>>,
-}
-
-impl Capture {
-    /// Reads from a capture. Must be called within a tokio runtime with I/O enabled.
-    ///
-    /// # Errors
-    ///
-    /// When the event loop cannot watch it.
-    pub(crate) fn watch(opened: Opened) -> Result<Self, CaptureError> {
-        let Opened { interface, link, pcap } = opened;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; libpcap owns the descriptor and keeps it until dropped"
-        )]
-        let pcap = AsyncFd::with_interest(pcap, READY)
-            .map_err(|source| CaptureError::Wait { interface: interface.clone(), source })?;
-        Ok(Self { interface, link, pcap })
-    }
-
-    /// Waits for packets and hands over each datagram among them, at most 512 at once. Returns how many packets were
-    /// read: those that were no datagram after all are in this number only.
-    ///
-    /// It may be dropped while it waits; no packet is lost by that.
+    /// Hands over each datagram and segment that is there, [`BATCH`] packets at the most. `ready` is what poll(2) says of
+    /// it. Returns how many packets were read: those that were neither after all are in this number only.
     ///
     /// # Errors
     ///
     /// [`CaptureError::Down`] or [`CaptureError::NoSuchInterface`] when the interface went down or away, after what had
     /// come in was handed over. After any error the capture is to be opened anew.
-    pub(crate) async fn batch(&mut self, mut each: impl FnMut(Frame<'_>)) -> Result<usize, CaptureError> {
+    pub(crate) fn read(
+        &mut self,
+        ready: PollFlags,
+        mut each: impl FnMut(Frame<'_>),
+    ) -> Result<usize, CaptureError> {
         let link = self.link;
-        loop {
-            let mut ready = self
-                .pcap
-                .ready_mut(READY)
-                .await
-                .map_err(|source| CaptureError::Wait { interface: self.interface.clone(), source })?;
-            let read = ready
-                .get_inner_mut()
-                .dispatch(Some(BATCH), |packet| {
-                    if let Ok(frame) = frame::parse(link, packet.data) {
-                        each(frame);
-                    }
-                })
-                .map_err(|source| CaptureError::live(&self.interface, source))?;
-            // A full batch may have left some in the ring, of which nothing would tell again.
-            if read < BATCH {
-                if ready.ready().is_error() {
-                    return Err(CaptureError::Down { interface: self.interface.clone() });
+        let read = self
+            .pcap
+            .dispatch(Some(BATCH), |packet| {
+                if let Ok(frame) = frame::parse(link, packet.data) {
+                    each(frame);
                 }
-                ready.clear_ready();
-            }
-            if read > 0 {
-                return Ok(read);
-            }
+            })
+            .map_err(|source| CaptureError::live(&self.interface, source))?;
+        // The kernel reports an interface that goes down as an error, and nothing else.
+        if read < BATCH && ready.contains(PollFlags::ERR) {
+            return Err(CaptureError::Down { interface: self.interface.clone() });
         }
+        Ok(read)
     }
 
     /// Its interface, or `any`.
@@ -242,9 +188,20 @@ impl Capture {
     ///
     /// When libpcap cannot ask the kernel.
     pub(crate) fn stats(&mut self) -> Result<Stats, CaptureError> {
-        let stats =
-            self.pcap.get_mut().stats().map_err(|source| CaptureError::live(&self.interface, source))?;
+        let stats = self.pcap.stats().map_err(|source| CaptureError::live(&self.interface, source))?;
         Ok(Stats { received: stats.received, dropped: stats.dropped })
+    }
+}
+
+impl AsFd for Capture {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pcap.as_fd()
+    }
+}
+
+impl AsRawFd for Capture {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pcap.as_raw_fd()
     }
 }
 

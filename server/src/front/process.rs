@@ -15,7 +15,7 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::Front;
-use super::capture::Opened;
+use super::capture::Capture;
 use super::filter::Sought;
 use super::gate::{Client, ServiceTable};
 use super::kernel::KernelFilter;
@@ -108,7 +108,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
 struct Confined {
     settings: Settings,
     orders: OwnedFd,
-    captures: Vec<Opened>,
+    captures: Vec<Capture>,
     kernel: Option<KernelFilter>,
     unwatched: Vec<String>,
 }
@@ -119,7 +119,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let orders = descriptors.into_iter().next().context("no link to the warden was handed over")?;
     let (mut captures, mut unwatched) = (Vec::new(), Vec::new());
     for name in &settings.watch.interfaces {
-        match Opened::open(name, &settings.watch.sought) {
+        match Capture::open(name, &settings.watch.sought) {
             Ok(capture) => captures.push(capture),
             Err(error) if error.may_pass() => {
                 warn!(interface = name, "not watched until it is there: {error}");
@@ -130,7 +130,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     }
     let kernel = lay_filter(&settings, &captures);
     let files = Files::default().keep(&settings.watch.store, Access::Write);
-    let mute = captures.iter().map(Opened::as_raw_fd).collect();
+    let mute = captures.iter().map(Capture::as_raw_fd).collect();
     let keeps =
         Keeps { capabilities: CAPABILITIES, files, calls: Calls::Few { mute, maps: kernel.is_some() } };
     let threshold = sandbox::give_up_root(identity, keeps)?;
@@ -144,7 +144,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
 }
 
 /// Has the kernel look hints up, where it can and is to.
-fn lay_filter(settings: &Settings, captures: &[Opened]) -> Option<KernelFilter> {
+fn lay_filter(settings: &Settings, captures: &[Capture]) -> Option<KernelFilter> {
     let Settings { watch, clients, .. } = settings;
     // Without knocks there is nothing to look up.
     if !watch.kernel_filter || watch.sought.knocks.is_empty() {

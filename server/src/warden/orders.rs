@@ -52,23 +52,15 @@ impl Warden {
     }
 
     async fn take_up(&mut self, order: Order, together: &mut Vec<Granting>) {
+        if let Some((client, services)) = order.asks() {
+            if !self.roll.members.contains_key(&client) {
+                return self.refuse(OrderRefusal::UnknownClient, &client);
+            }
+            if let Some(fault) = fault_of(&services) {
+                return self.refuse(OrderRefusal::Malformed, &fault);
+            }
+        }
         match order {
-            Order::Open { client, .. } | Order::Close { client, .. }
-                if !self.roll.members.contains_key(&client) =>
-            {
-                self.refuse(OrderRefusal::UnknownClient, &client);
-            }
-            // It would cost nothing of what a client may order.
-            Order::Open { services, .. } if services.is_empty() => {
-                self.refuse(OrderRefusal::Malformed, &"it names no service");
-            }
-            Order::Close { services, .. } if services.is_empty() => {
-                self.refuse(OrderRefusal::Malformed, &"it names no service");
-            }
-            // No knock names a service twice: it would make an order cost as much as hundreds.
-            Order::Open { services, .. } if names_twice(services.iter().map(|(name, _)| name)) => {
-                self.refuse(OrderRefusal::Malformed, &"it names a service twice");
-            }
             Order::Open { client, services, source, from_port, decided } => {
                 for (service, window) in services {
                     let asked = Asked { client, service: &service, window, source, from_port, decided };
@@ -76,9 +68,6 @@ impl Warden {
                         self.refuse(reason, &format_args!("{client} {service} for {window} from {source}"));
                     }
                 }
-            }
-            Order::Close { services, .. } if names_twice(services.iter()) => {
-                self.refuse(OrderRefusal::Malformed, &"it names a service twice");
             }
             Order::Close { client, services, .. } if !self.are_in_time(client, services.len()) => {
                 self.refuse(OrderRefusal::TooFast, &client);
@@ -210,7 +199,15 @@ impl Warden {
     }
 }
 
-fn names_twice<'a>(mut services: impl Iterator<Item = &'a ServiceName>) -> bool {
+/// What no order has: without services, it would cost nothing of what a client may order; with one of them twice, as much
+/// as hundreds.
+fn fault_of(services: &[&ServiceName]) -> Option<&'static str> {
     let mut named = HashSet::new();
-    services.any(|name| !named.insert(name))
+    if services.is_empty() {
+        Some("it names no service")
+    } else if services.iter().any(|name| !named.insert(name)) {
+        Some("it names a service twice")
+    } else {
+        None
+    }
 }

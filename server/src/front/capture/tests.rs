@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, Timespec, poll};
 use rustix::thread::{
     CapabilitySet, CpuSet, LinkNameSpaceType, capabilities, move_into_link_name_space, sched_getcpu,
     sched_setaffinity, set_capabilities,
@@ -118,36 +119,38 @@ fn stay_on_this_processor() {
 }
 
 /// Opens a capture in the gate's namespace and lets `work` use it.
-fn with_capture<T: Send>(lan: &Lan, interface: &str, work: impl AsyncFnOnce(Capture) -> T + Send) -> T {
+fn with_capture<T: Send>(lan: &Lan, interface: &str, work: impl FnOnce(Capture) -> T + Send) -> T {
     lan.gate.inside(|| {
         stay_on_this_processor();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let capture = Capture::watch(Opened::open(interface, &sought()).unwrap()).unwrap();
-            tokio::time::timeout(DEADLINE, work(capture)).await.expect("nothing that was waited for came")
-        })
+        work(Capture::open(interface, &sought()).unwrap())
     })
 }
 
+/// Reads once there is something to read.
+fn read(capture: &mut Capture, each: impl FnMut(Frame<'_>)) -> Result<usize, CaptureError> {
+    let deadline = Timespec::try_from(DEADLINE).unwrap();
+    let mut descriptors = [PollFd::new(capture, PollFlags::IN)];
+    assert_eq!(poll(&mut descriptors, Some(&deadline)).unwrap(), 1, "nothing that was waited for came");
+    let ready = descriptors[0].revents();
+    capture.read(ready, each)
+}
+
 /// Everything that comes in until a datagram from this port has.
-async fn seen_until(capture: &mut Capture, last_source_port: u16) -> Vec<Seen> {
+fn seen_until(capture: &mut Capture, last_source_port: u16) -> Vec<Seen> {
     let mut seen: Vec<Seen> = Vec::new();
     while seen.last().is_none_or(|last| last.source_port != last_source_port) {
-        let read = capture
-            .batch(|frame| {
-                seen.push(Seen {
-                    source_port: frame.source_port,
-                    port: frame.port,
-                    v6: frame.source.is_ipv6(),
-                    length: match frame.content {
-                        Content::Datagram(payload) => payload.len(),
-                        Content::Segment { .. } => panic!("a TCP segment has passed"),
-                    },
-                });
-            })
-            .await
-            .unwrap();
-        assert!((1..=BATCH).contains(&read));
+        let read = read(capture, |frame| {
+            seen.push(Seen {
+                source_port: frame.source_port,
+                port: frame.port,
+                v6: frame.source.is_ipv6(),
+                length: match frame.content {
+                    Content::Datagram(payload) => payload.len(),
+                    Content::Segment { .. } => panic!("a TCP segment has passed"),
+                },
+            });
+        });
+        assert!((1..=BATCH).contains(&read.unwrap()));
     }
     seen
 }
@@ -163,7 +166,7 @@ fn passed_since(before: Stats, capture: &mut Capture) -> u32 {
 fn knocks_arrive_and_nothing_else() {
     let lan = Lan::new();
     for interface in ["eth0", "any"] {
-        with_capture(&lan, interface, async |mut capture| {
+        with_capture(&lan, interface, |mut capture| {
             let before = capture.stats().unwrap();
             let (v4, v6) = (lan.knocker(false), lan.knocker(true));
             let mut sent = Vec::new();
@@ -186,7 +189,7 @@ fn knocks_arrive_and_nothing_else() {
             let source_port = last.local_addr().unwrap().port();
             sent.push(Seen { source_port, port: PORT, v6: true, length: KNOCK });
 
-            assert_eq!(seen_until(&mut capture, source_port).await, sent);
+            assert_eq!(seen_until(&mut capture, source_port), sent);
             assert_eq!(passed_since(before, &mut capture), 5, "the kernel filters, on {interface}");
         });
     }
@@ -196,12 +199,12 @@ fn knocks_arrive_and_nothing_else() {
 fn what_the_gate_itself_sends_is_not_seen() {
     let lan = Lan::new();
     for interface in ["eth0", "any"] {
-        with_capture(&lan, interface, async |mut capture| {
+        with_capture(&lan, interface, |mut capture| {
             let own = UdpSocket::bind("0.0.0.0:0").unwrap();
             own.send_to(&[0; KNOCK], ("192.0.2.1", PORT)).unwrap();
             let stranger = lan.knocker(false);
             stranger.send_to(&[0; KNOCK], (GATE4, PORT)).unwrap();
-            let seen = seen_until(&mut capture, stranger.local_addr().unwrap().port()).await;
+            let seen = seen_until(&mut capture, stranger.local_addr().unwrap().port());
             assert_eq!(seen.len(), 1, "{seen:?} on {interface}");
         });
     }
@@ -212,11 +215,11 @@ fn what_the_gate_itself_sends_is_not_seen() {
 fn loopback_brings_each_packet_once() {
     let lan = Lan::new();
     for interface in ["lo", "any"] {
-        with_capture(&lan, interface, async |mut capture| {
+        with_capture(&lan, interface, |mut capture| {
             let (first, last) = (UdpSocket::bind("[::]:0").unwrap(), UdpSocket::bind("[::]:0").unwrap());
             first.send_to(&[0; KNOCK], ("127.0.0.1", PORT)).unwrap();
             last.send_to(&[0; KNOCK], ("::1", PORT)).unwrap();
-            let seen = seen_until(&mut capture, last.local_addr().unwrap().port()).await;
+            let seen = seen_until(&mut capture, last.local_addr().unwrap().port());
             assert_eq!(seen.len(), 2, "{seen:?} on {interface}");
         });
     }
@@ -231,7 +234,7 @@ fn the_kernel_filters_as_the_table_says() {
     for interface in ["eth0", "any"] {
         // What the kernel allowed a filter by default up to Linux 6.8.
         lan.gate.inside(|| fs::write("/proc/sys/net/core/optmem_max", "20480")).unwrap();
-        with_capture(&lan, interface, async |mut capture| {
+        with_capture(&lan, interface, |mut capture| {
             let before = capture.stats().unwrap();
             let mut cable = lan.cable();
             let mut expected = Vec::new();
@@ -258,7 +261,7 @@ fn the_kernel_filters_as_the_table_says() {
             let last = Craft { source_port: 9, ..Craft::default() }.frame(Link::Ethernet);
             cable.sendpacket(last.as_slice()).unwrap();
             expected.push(9);
-            let seen = seen_until(&mut capture, 9).await;
+            let seen = seen_until(&mut capture, 9);
             let ports: Vec<_> = seen.iter().map(|seen| seen.source_port).collect();
             assert_eq!(ports, expected, "on {interface}");
             assert_eq!(passed_since(before, &mut capture), admitted + 1, "on {interface}");
@@ -269,7 +272,7 @@ fn the_kernel_filters_as_the_table_says() {
 #[test]
 fn a_flood_comes_in_batches() {
     let lan = Lan::new();
-    with_capture(&lan, "eth0", async |mut capture| {
+    with_capture(&lan, "eth0", |mut capture| {
         let mut cable = lan.cable();
         let before = capture.stats().unwrap();
         // More than a batch, and less than the 1000 packets that the kernel lets wait for delivery.
@@ -278,7 +281,7 @@ fn a_flood_comes_in_batches() {
             let frame = Craft { source_port: number, ..Craft::default() }.frame(Link::Ethernet);
             cable.sendpacket(frame.as_slice()).unwrap();
         }
-        let seen = seen_until(&mut capture, flood).await;
+        let seen = seen_until(&mut capture, flood);
         assert!(seen.iter().map(|seen| seen.source_port).eq(1..=flood));
         assert_eq!(passed_since(before, &mut capture), u32::from(flood));
     });
@@ -289,12 +292,12 @@ fn an_interface_that_goes_down_or_away_is_reported() {
     let lan = Lan::new();
     let gate = &lan.gate.0;
     for how in ["set eth0 down", "delete eth0"] {
-        with_capture(&lan, "eth0", async |mut capture| {
+        with_capture(&lan, "eth0", |mut capture| {
             let stranger = lan.knocker(false);
             stranger.send_to(&[0; KNOCK], (GATE4, PORT)).unwrap();
-            seen_until(&mut capture, stranger.local_addr().unwrap().port()).await;
+            seen_until(&mut capture, stranger.local_addr().unwrap().port());
             ip(&format!("-n {gate} link {how}"));
-            let error = capture.batch(|_| panic!("nothing was sent")).await.unwrap_err();
+            let error = read(&mut capture, |_| panic!("nothing was sent")).unwrap_err();
             assert!(error.may_pass(), "{error:?}");
         });
         if how.contains("down") {
@@ -307,7 +310,7 @@ fn an_interface_that_goes_down_or_away_is_reported() {
 fn an_error_names_the_interface_and_the_way_out() {
     let lan = Lan::new();
     ip(&format!("-n {} link set eth0 down", lan.gate.0));
-    let open = |interface| lan.gate.inside(|| Opened::open(interface, &sought()).map(|_| ()).unwrap_err());
+    let open = |interface| lan.gate.inside(|| Capture::open(interface, &sought()).map(|_| ()).unwrap_err());
     let missing = open("eth1");
     assert!(missing.may_pass());
     assert_eq!(
@@ -322,7 +325,7 @@ fn an_error_names_the_interface_and_the_way_out() {
         let mut sets = capabilities(None).unwrap();
         sets.effective.remove(CapabilitySet::NET_RAW);
         set_capabilities(None, sets).unwrap();
-        Opened::open("any", &sought()).map(|_| ()).unwrap_err()
+        Capture::open("any", &sought()).map(|_| ()).unwrap_err()
     });
     assert!(!refused.may_pass());
     assert_eq!(refused.to_string(), "not allowed to capture on \"any\": run as root or with CAP_NET_RAW");

@@ -17,7 +17,7 @@ use std::os::fd::AsRawFd;
 
 use postern_proto::{GateKeys, Tolerance, WallTime};
 
-use super::capture::Opened;
+use super::capture::Capture;
 use super::filter::Sought;
 use crate::system::bpf::Filter;
 
@@ -46,7 +46,7 @@ impl KernelFilter {
     /// When the kernel has none of this, or does not allow it; then each capture's filter is what it was, or refuses no more
     /// than that did.
     pub(crate) fn lay(
-        captures: &[Opened],
+        captures: &[Capture],
         sought: &Sought,
         keys: &GateKeys,
         tolerance: Tolerance,

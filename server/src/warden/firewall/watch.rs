@@ -21,6 +21,7 @@ use tracing::debug;
 
 use super::iptables::LegacyTable;
 use super::{Family, Variant, nftables};
+use crate::readiness::readiness;
 
 /// `NFNLGRP_NFTABLES`, the multicast group of everything that changes in nftables (`linux/netfilter/nfnetlink.h`).
 const NFTABLES_GROUP: u32 = 7;
@@ -134,11 +135,7 @@ fn told() -> io::Result<AsyncFd<Socket>> {
     socket.bind(&SocketAddr::new(0, 0))?;
     socket.add_membership(NFTABLES_GROUP)?;
     socket.set_non_blocking(true)?;
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe; the socket owns its descriptor and keeps it until dropped"
-    )]
-    AsyncFd::with_interest(socket, Interest::READABLE)
+    readiness(socket, Interest::READABLE)
 }
 
 /// Whether a message shows that there was too much to tell.

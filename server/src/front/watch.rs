@@ -1,0 +1,237 @@
+//! The watch: the thread of the front that reads strangers' packets, and goes with each of them all the way.
+//!
+//! ```text
+//!  ┌▶ poll ─▶ captures ─frames▶ desk ─decisions▶ recorder (one commit for all that came) ─orders▶ warden
+//!  └────────── rest ◀──────────────── tend (hints, what can be forgotten, what was counted)
+//! ```
+//! One thread for all of it: to wake another one on the way costs a knock more than most of the steps do. So nobody reads
+//! while a commit waits for the disk, or the warden for the firewall. Packets wait in the captures' rings meanwhile; where
+//! the kernel looks hints up, none but knocks do.
+
+use std::io;
+use std::mem::take;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use postern_proto::GateId;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+use super::bell::Bell;
+use super::capture::{BATCH, Capture};
+use super::desk::Desk;
+use super::process::{Enrolled, Event};
+use super::recorder::Recorder;
+use super::sequences::Spent;
+use crate::alarm::Timer;
+use crate::clock::{BootTime, Now};
+use crate::order::Note;
+
+/// How often the next epoch's hints go on, while they are not complete.
+const HINT_PAUSE: Duration = Duration::from_millis(200);
+/// How often it is looked for knocks that may be forgotten, and the warden told though nobody came.
+const TICK: Duration = Duration::from_secs(5);
+/// How often a part of those is forgotten who did not go on with a sequence.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+/// How soon the warden knows what was counted.
+const NOTE_PAUSE: Duration = Duration::from_millis(500);
+/// Packets are left to gather for so long behind those that came last: to be woken costs more than to refuse many.
+const REST: Duration = Duration::from_millis(2);
+
+/// What the watch is told while it runs.
+pub(super) enum Told {
+    /// Others may knock from now on. The answer goes back.
+    Reload(Enrolled, oneshot::Sender<Result<(), String>>),
+    /// Whether a one-time sequence is noted as used.
+    Noted(Spent, bool),
+}
+
+/// All that the front works with.
+pub(super) struct Watch {
+    gate: GateId,
+    captures: Vec<Watched>,
+    desk: Desk,
+    recorder: Recorder,
+    bell: Bell<Told>,
+    /// To the supervisor.
+    events: mpsc::UnboundedSender<Event>,
+    timer: Timer,
+    /// What the timer is set to.
+    due: BootTime,
+    last_tick: BootTime,
+}
+
+struct Watched {
+    capture: Capture,
+    /// Packets that it dropped, as far as they are counted.
+    dropped: u32,
+}
+
+impl Watch {
+    /// # Errors
+    /// When the system has no timer left.
+    pub(super) fn new(
+        gate: GateId,
+        captures: Vec<Capture>,
+        desk: Desk,
+        recorder: Recorder,
+        bell: Bell<Told>,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> io::Result<Self> {
+        let captures = captures.into_iter().map(|capture| Watched { capture, dropped: 0 }).collect();
+        let now = Now::read().boot;
+        let timer = Timer::new()?;
+        Ok(Self { gate, captures, desk, recorder, bell, events, timer, due: now, last_tick: now })
+    }
+
+    /// Works until nothing more is told. Says in the log what was counted.
+    ///
+    /// # Errors
+    /// When it cannot go on.
+    pub(super) fn run(mut self) -> anyhow::Result<()> {
+        let result = self.work();
+        self.count_dropped();
+        self.desk.counted().log();
+        result
+    }
+
+    fn work(&mut self) -> anyhow::Result<()> {
+        self.tend()?;
+        loop {
+            let ready = self.wait().context("cannot wait for packets")?;
+            let [rung, timed, captures @ ..] = ready.as_slice() else { unreachable!("they were asked for") };
+            let is_over = !rung.is_empty() && !self.hear();
+            let read = self.read(captures)?;
+            self.record()?;
+            if is_over {
+                return Ok(());
+            }
+            if !timed.is_empty() {
+                self.tend()?;
+            }
+            if read > 0 || !rung.is_empty() {
+                self.tend_by(Now::read().boot.after(NOTE_PAUSE))?;
+            }
+            // A full batch has left some: there is no time to rest.
+            if (1..BATCH).contains(&read) {
+                thread::sleep(REST);
+            }
+        }
+    }
+
+    /// Waits for something to do: what the bell, the timer and each capture have, in this order.
+    fn wait(&self) -> io::Result<Vec<PollFlags>> {
+        let mut descriptors =
+            vec![PollFd::new(&self.bell, PollFlags::IN), PollFd::new(&self.timer, PollFlags::IN)];
+        descriptors.extend(self.captures.iter().map(|watched| PollFd::new(&watched.capture, PollFlags::IN)));
+        retry_on_intr(|| poll(&mut descriptors, None))?;
+        Ok(descriptors.iter().map(PollFd::revents).collect())
+    }
+
+    /// Does what it was told; whether it may be told more.
+    fn hear(&mut self) -> bool {
+        let (heard, goes_on) = self.bell.heard();
+        for told in heard {
+            match told {
+                Told::Reload(enrolled, answer) => {
+                    // Who asked and is gone needs no answer.
+                    let _ = answer.send(self.desk.reload(&self.gate, enrolled));
+                }
+                Told::Noted(spent, is_done) => self.desk.noted(&spent, is_done),
+            }
+        }
+        goes_on
+    }
+
+    /// Takes the packets that have come in to whom they concern; gives how many came from where most did. An interface that
+    /// went down or away is not watched any more.
+    fn read(&mut self, ready: &[PollFlags]) -> anyhow::Result<usize> {
+        let Self { captures, desk, events, .. } = self;
+        let (mut most, mut failed) = (0, None);
+        let mut ready = ready.iter();
+        captures.retain_mut(|Watched { capture, .. }| {
+            let ready = ready.next().copied().unwrap_or(PollFlags::empty());
+            if ready.is_empty() {
+                return true;
+            }
+            let read = capture.read(ready, |frame| desk.take(&frame));
+            desk.settle_gathered();
+            match read {
+                Ok(read) => most = most.max(read),
+                Err(error) if error.may_pass() => {
+                    let interface = capture.interface().to_owned();
+                    warn!(interface, "not watched until it is back: {error}");
+                    // The other end lives as long as the front.
+                    let _ = events.send(Event::Unwatched(interface));
+                    return false;
+                }
+                Err(error) => failed = Some(error),
+            }
+            true
+        });
+        failed.map_or(Ok(most), |error| Err(error.into()))
+    }
+
+    /// Has what was decided take its effect.
+    fn record(&mut self) -> anyhow::Result<()> {
+        let batch = take(&mut self.desk.decided);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let recorded = self.recorder.record(batch)?;
+        self.desk.conclude(recorded);
+        self.recorder.check_reach()
+    }
+
+    /// Keeps the next epoch's hints coming, here and in the kernel, has forgotten what can be, and has the warden know how
+    /// the front does: soon after something was counted, and now and then, for what only the kernel counts and for a new
+    /// warden. All at one time: each timer of its own would wake an idle host.
+    fn tend(&mut self) -> anyhow::Result<()> {
+        let now = Now::read();
+        let is_complete = self.desk.prepare(now.wall);
+        self.desk.sequences.sweep(now);
+        if now.boot.since(self.last_tick) >= TICK {
+            self.last_tick = now.boot;
+            self.forget(now)?;
+        }
+        self.count_dropped();
+        let interfaces = self.captures.iter().map(|watched| watched.capture.interface().to_owned()).collect();
+        self.recorder.note(Note { counters: self.desk.counted(), interfaces })?;
+        let pause = match (is_complete, self.desk.sequences.is_empty()) {
+            (false, _) => HINT_PAUSE,
+            (true, false) => SWEEP_PAUSE,
+            (true, true) => TICK,
+        };
+        self.due = now.boot.after(pause);
+        Ok(self.timer.set(self.due)?)
+    }
+
+    fn tend_by(&mut self, at: BootTime) -> io::Result<()> {
+        if at < self.due {
+            self.due = at;
+            self.timer.set(at)?;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, now: Now) -> anyhow::Result<()> {
+        if let Some(purge) = self.desk.gate.purgeable(now)
+            && self.recorder.forget(&purge)
+        {
+            self.desk.gate.forget(&purge);
+        }
+        self.recorder.check_reach()
+    }
+
+    fn count_dropped(&mut self) {
+        for Watched { capture, dropped } in &mut self.captures {
+            // An interface that is gone says so when it is read.
+            let Ok(stats) = capture.stats() else { continue };
+            self.desk.counters.dropped += u64::from(stats.dropped.wrapping_sub(*dropped));
+            *dropped = stats.dropped;
+        }
+    }
+}
