@@ -23,6 +23,7 @@ mod forks;
 mod measure;
 mod meter;
 mod prober;
+mod processors;
 mod report;
 mod scene;
 mod wire;

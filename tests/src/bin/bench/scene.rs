@@ -12,6 +12,7 @@ use crate::contenders::{Contender, Running, Setup};
 use crate::flood::{Flood, Junk};
 use crate::meter::Meter;
 use crate::prober::{Pace, Prober};
+use crate::processors::{Kept, leave_one, take_one};
 use crate::wire::Knock;
 
 /// In which a first knock opens, or another one is tried.
@@ -27,6 +28,7 @@ pub(crate) struct Scene {
     pub(crate) world: Host,
     _echo: Echo,
     addresses: u32,
+    _kept: Option<Kept>,
 }
 
 impl Scene {
@@ -35,11 +37,18 @@ impl Scene {
         let (gate, world) = cable()?;
         let echo = Echo::start(&gate, SSH)?;
         let (meter, prober) = (Meter::new()?, Prober::of(&world)?);
+        let kept = setup.apart.then_some(Kept);
+        if setup.apart {
+            leave_one()?;
+        }
         let contender = contender.start(gate, setup)?;
+        if setup.apart {
+            take_one()?;
+        }
         for pid in contender.host().pids()? {
             meter.adopt(pid)?;
         }
-        let mut scene = Self { contender, meter, prober, world, _echo: echo, addresses: FIRST };
+        let mut scene = Self { contender, meter, prober, world, _echo: echo, addresses: FIRST, _kept: kept };
         for _ in 0..TRIES {
             let knock = scene.knocks(1)?.remove(0);
             if scene.prober.one(knock, Pace::Slowing, PATIENCE)?.is_some() {

@@ -38,11 +38,13 @@ pub(crate) struct Setup {
     pub(crate) window_secs: u32,
     /// Knocks are the steps of a sequence, where it has both.
     pub(crate) by_steps: bool,
+    /// Whether it has no part in the processor of whoever measures.
+    pub(crate) apart: bool,
 }
 
 impl Setup {
     /// One client, and doors that stay open for as long as anything takes here.
-    pub(crate) const PLAIN: Self = Self { clients: 1, window_secs: 600, by_steps: false };
+    pub(crate) const PLAIN: Self = Self { clients: 1, window_secs: 600, by_steps: false, apart: false };
 }
 
 /// A contender that runs. Dropping it ends it.

@@ -44,11 +44,12 @@ pub(crate) fn measure(plan: &Plan) -> Section {
 /// Waits until a gate has done what it does for its clients by itself, such as the hints of the next epoch: that is no junk's
 /// cost.
 fn rest(scene: &Scene) -> Result<()> {
-    const LOOK: Duration = Duration::from_millis(300);
+    // Hints come in slices, with some tenths of a second between them.
+    const LOOK: Duration = Duration::from_millis(500);
     wait_for("a gate at rest", LONG, || {
         let before = scene.meter.cpu()?;
         thread::sleep(LOOK);
-        Ok((scene.meter.cpu()?.saturating_sub(before) < LOOK / 100).then_some(()))
+        Ok((scene.meter.cpu()?.saturating_sub(before) < LOOK / 1000).then_some(()))
     })
 }
 

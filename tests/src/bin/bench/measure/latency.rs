@@ -11,6 +11,7 @@ use super::{Plan, in_turns, millis};
 use crate::commit::Store;
 use crate::contenders::{Contender, Setup};
 use crate::prober::{Pace, Prober};
+use crate::processors::leave_one;
 use crate::report::Section;
 use crate::report::stats::percentile;
 use crate::scene::Scene;
@@ -33,7 +34,8 @@ struct Samples {
 pub(crate) fn measure(plan: &Plan) -> Section {
     let mut section = Section::new(TITLE, FIGURES);
     let mut all: HashMap<String, Samples> = HashMap::new();
-    in_turns(plan, &mut section, "", Setup::PLAIN, |_, contender, scene| {
+    let setup = Setup { apart: true, ..Setup::PLAIN };
+    in_turns(plan, &mut section, "", setup, |_, contender, scene| {
         let knocks = if contender.is_ours() { plan.knocks } else { plan.knocks.div_ceil(10) };
         round(contender, scene, knocks.div_ceil(plan.rounds), all.entry(contender.name()).or_default())
     });
@@ -52,7 +54,8 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     section.notes.push(
         "A fresh SYN every 0.25 ms; measured up to the sending of the first that is answered, so too long by 0.125 ms in \
          the mean. Each knock from an address of its own. The commit: one of the gate's store, by itself, on the same \
-         disk, between the knocks and under the same probes."
+         disk, between the knocks and under the same probes. Who sends and measures has a processor of its own, \
+         the contender and the commit have the others."
             .to_owned(),
     );
     section
@@ -86,6 +89,7 @@ fn round(contender: Contender, scene: &mut Scene, knocks: usize, samples: &mut S
 fn commit(store: &mut Store, prober: &Prober, nobody: Knock) -> Result<f64> {
     thread::scope(|scope| {
         let commit = scope.spawn(|| {
+            leave_one()?;
             setpriority_process(None, 0)?;
             store.commit()
         });

@@ -54,7 +54,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
 
 /// The heaviest symbols while something is done, each with its process and with its share in per cent.
 fn profile(contender: Contender, work: Work) -> Result<Vec<(f64, String)>> {
-    let mut scene = Scene::start(contender, Setup { clients: CLIENTS, window_secs: 5, by_steps: false })?;
+    let mut scene = Scene::start(contender, Setup { clients: CLIENTS, window_secs: 5, ..Setup::PLAIN })?;
     let folder = tempfile::Builder::new().prefix("postern-profile-").tempdir()?;
     let data = folder.path().join("perf.data");
     let pids: Vec<_> = scene.meter.pids()?.iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();

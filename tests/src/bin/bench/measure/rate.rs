@@ -77,7 +77,7 @@ fn search(contender: Contender) -> Result<Vec<Option<f64>>> {
 /// How busy a rate keeps a core, in per cent, if no knock is lost. Each time it is another gate: none has to catch up.
 fn stands(contender: Contender, rate: u32, length: Duration) -> Result<Option<f64>> {
     let clients = if contender.is_ours() { CLIENTS } else { 1 };
-    let mut scene = Scene::start(contender, Setup { clients, window_secs: WINDOW_SECS, by_steps: false })?;
+    let mut scene = Scene::start(contender, Setup { clients, window_secs: WINDOW_SECS, ..Setup::PLAIN })?;
     let knocks = scene.knocks(usize::try_from(u64::from(rate) * length.as_secs())?)?;
     let before = scene.meter.cpu()?;
     let all = scene.prober.once(&knocks, Duration::from_secs(1) / rate, OPEN_AFTER)?;
