@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::thread::{
@@ -17,6 +17,7 @@ use rustix::thread::{
 
 use super::super::frame::Content;
 use super::super::frame::craft::{Craft, KNOCK, PORT, table};
+use super::super::kernel::tests::look_up;
 use super::*;
 
 /// Whatever is waited for in these tests comes at once, or never.
@@ -226,47 +227,66 @@ fn loopback_brings_each_packet_once() {
 }
 
 /// The table of frames over the cable: the kernel's program, with its own way of treating VLAN tags, gives the same
-/// verdicts as the one the filter's tests run.
+/// verdicts as the one the filter's tests run. So does the one that looks hints up, which refuses those it does not know.
 #[test]
 fn the_kernel_filters_as_the_table_says() {
-    const MTU: usize = 1500;
     let lan = Lan::new();
     for interface in ["eth0", "any"] {
         // What the kernel allowed a filter by default up to Linux 6.8.
         lan.gate.inside(|| fs::write("/proc/sys/net/core/optmem_max", "20480")).unwrap();
-        with_capture(&lan, interface, |mut capture| {
-            let before = capture.stats().unwrap();
-            let mut cable = lan.cable();
-            let mut expected = Vec::new();
-            let mut admitted = 0;
-            let mut number = 1000;
-            for row in table() {
-                number += 1;
-                let craft = Craft { source_port: number, ..row.craft };
-                let frame = craft.frame(Link::Ethernet);
-                if frame.len() > MTU {
-                    continue;
-                }
-                cable.sendpacket(frame.as_slice()).unwrap();
-                // The kernel takes off the outer tag before any capture, if it is none of the old kind.
-                let visible = interface == "eth0" || matches!(craft.tags, [] | [0x8100 | 0x88a8]);
-                if row.admitted && visible {
-                    admitted += 1;
-                    // Beyond the snap length it is cut short.
-                    if i32::try_from(frame.len()).unwrap() <= SNAPLEN {
-                        expected.push(number);
-                    }
-                }
-            }
-            let last = Craft { source_port: 9, ..Craft::default() }.frame(Link::Ethernet);
-            cable.sendpacket(last.as_slice()).unwrap();
-            expected.push(9);
-            let seen = seen_until(&mut capture, 9);
-            let ports: Vec<_> = seen.iter().map(|seen| seen.source_port).collect();
-            assert_eq!(ports, expected, "on {interface}");
-            assert_eq!(passed_since(before, &mut capture), admitted + 1, "on {interface}");
-        });
+        for known in [None, Some(true), Some(false)] {
+            with_capture(&lan, interface, |mut capture| {
+                let refused = known.map(|is_known| look_up(&capture, &sought(), is_known));
+                let knocks = if known == Some(false) { refused } else { None };
+                filters_as_the_table_says(&lan, &mut capture, knocks);
+            });
+        }
     }
+}
+
+/// Sends each frame of the table, and looks which of them come, and that no others passed the filter. Where that refuses the
+/// knocks among them, and `refused` how many, none come.
+fn filters_as_the_table_says(lan: &Lan, capture: &mut Capture, refused: Option<impl Fn() -> u64>) {
+    const MTU: usize = 1500;
+    let interface = capture.interface().to_owned();
+    let before = capture.stats().unwrap();
+    let mut cable = lan.cable();
+    let mut expected = Vec::new();
+    let mut admitted = 0;
+    let mut number = 1000;
+    for row in table() {
+        number += 1;
+        let craft = Craft { source_port: number, ..row.craft };
+        let frame = craft.frame(Link::Ethernet);
+        if frame.len() > MTU {
+            continue;
+        }
+        cable.sendpacket(frame.as_slice()).unwrap();
+        // The kernel takes off the outer tag before any capture, if it is none of the old kind.
+        let visible = interface == "eth0" || matches!(craft.tags, [] | [0x8100 | 0x88a8]);
+        if row.admitted && visible {
+            admitted += 1;
+            // Beyond the snap length it is cut short.
+            if i32::try_from(frame.len()).unwrap() <= SNAPLEN {
+                expected.push(number);
+            }
+        }
+    }
+    let last = Craft { source_port: 9, ..Craft::default() }.frame(Link::Ethernet);
+    cable.sendpacket(last.as_slice()).unwrap();
+    expected.push(9);
+    admitted += 1;
+    if let Some(refused) = refused {
+        let deadline = Instant::now() + DEADLINE;
+        while refused() < u64::from(admitted) && Instant::now() < deadline {
+            thread::yield_now();
+        }
+        assert_eq!((refused(), passed_since(before, capture)), (admitted.into(), 0), "on {interface}");
+        return;
+    }
+    let ports: Vec<_> = seen_until(capture, 9).iter().map(|seen| seen.source_port).collect();
+    assert_eq!(ports, expected, "on {interface}");
+    assert_eq!(passed_since(before, capture), admitted, "on {interface}");
 }
 
 #[test]

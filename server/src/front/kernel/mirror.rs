@@ -15,6 +15,9 @@ use tracing::warn;
 
 use super::maps::Maps;
 
+#[cfg(test)]
+mod tests;
+
 /// Hints that are taken out at once.
 const SLICE: usize = 20_000;
 /// Nanoseconds of a second.

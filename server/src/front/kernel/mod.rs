@@ -26,7 +26,7 @@ mod maps;
 mod mirror;
 mod program;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use maps::Maps;
 pub(crate) use mirror::Mirror;

@@ -62,6 +62,21 @@ fn classic(link: Link, sought: &Sought) -> pcap::BpfProgram {
     craft::compile(link, &expression(link, sought))
 }
 
+/// Has the kernel look up the hint of each knock on this capture, and know that of crafted ones, or none. Gives what tells
+/// how many it has refused.
+pub(in crate::front) fn look_up(
+    capture: &Capture,
+    sought: &Sought,
+    is_known: bool,
+) -> impl Fn() -> u64 + use<> {
+    let lab = Lab::new(capture.link(), sought);
+    if is_known {
+        lab.knows(&crafted());
+    }
+    lab.filter.attach(capture.as_raw_fd()).unwrap();
+    move || lab.maps.refused.sum().unwrap()
+}
+
 /// What the crafted knocks carry.
 fn crafted() -> Vec<u8> {
     (0..KNOCK).map(|at| u8::try_from(at % 251).unwrap()).collect()
