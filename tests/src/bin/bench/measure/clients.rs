@@ -21,24 +21,46 @@ const KNOCKS: usize = 20;
 
 pub(crate) fn measure(plan: &Plan) -> Section {
     let mut section = Section::new(TITLE, FIGURES);
-    for (index, clients) in COUNTS.into_iter().enumerate() {
-        let plan = Plan {
-            contenders: plan.contenders.iter().copied().filter(|who| takes_part(*who, index)).collect(),
-            rounds: 1,
-            ..*plan
-        };
-        let setup = Setup { clients, ..Setup::PLAIN };
-        in_turns(&plan, &mut section, &format!("{clients} clients"), setup, |section, contender, scene| {
-            rest(scene)?;
-            let rate = if contender.is_ours() { OURS } else { THEIRS[index] };
-            let figures = amid(scene, scene.contender.junk(), Some(rate), KNOCKS)?;
-            let who = format!("{}, at {}", contender.name(), name(Some(rate)));
-            section.enter(&format!("{clients} clients"), &who, figures);
-            Ok(())
-        });
+    // Each number of clients in turn, round after round: they are compared with one another.
+    for round in 0..plan.rounds {
+        for (index, clients) in COUNTS.into_iter().enumerate() {
+            one(plan, &mut section, round, index, clients);
+        }
     }
-    section.notes.push(format!("open: of {KNOCKS}."));
+    let condition = |clients| format!("{clients} clients");
+    for contender in plan.contenders.iter().filter(|contender| contender.is_ours()) {
+        let who = at(*contender, 0);
+        let cost = |clients| section.figure(&condition(clients), &who);
+        if let (Some(with_one), Some(with_most)) = (cost(COUNTS[0]), cost(COUNTS[4])) {
+            let ratio = with_most / with_one;
+            section.notes.push(format!("{who}: {ratio:.2} times as much with 100,000 clients as with one."));
+        }
+    }
     section
+        .notes
+        .push(format!("open: of {KNOCKS}. Each round of ours is a gate of its own, the others have one."));
+    section
+}
+
+fn one(plan: &Plan, section: &mut Section, round: usize, index: usize, clients: usize) {
+    let takes_part = |who: &Contender| takes_part(*who, index) && (round == 0 || who.is_ours());
+    let contenders = plan.contenders.iter().copied().filter(takes_part).collect();
+    let (plan, setup) = (Plan { contenders, rounds: 1, ..*plan }, Setup { clients, ..Setup::PLAIN });
+    let condition = format!("{clients} clients");
+    in_turns(&plan, section, &condition, setup, |section, contender, scene| {
+        rest(scene)?;
+        let figures = amid(scene, scene.contender.junk(), Some(rate(contender, index)), KNOCKS)?;
+        section.enter(&condition, &at(contender, index), figures);
+        Ok(())
+    });
+}
+
+const fn rate(contender: Contender, index: usize) -> u32 {
+    if contender.is_ours() { OURS } else { THEIRS[index] }
+}
+
+fn at(contender: Contender, index: usize) -> String {
+    format!("{}, at {}", contender.name(), name(Some(rate(contender, index))))
 }
 
 /// Waits until a gate has done what it does for its clients by itself, such as the hints of the next epoch: that is no junk's

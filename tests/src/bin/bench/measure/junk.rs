@@ -22,7 +22,7 @@ pub(crate) const RATES: [Option<u32>; 5] = [Some(10_000), Some(50_000), Some(100
 const ROUNDS: usize = 2;
 /// Before anything is measured, and for how long the flood alone is.
 const SETTLE: Duration = Duration::from_millis(200);
-const ALONE: Duration = Duration::from_secs(1);
+const ALONE: Duration = Duration::from_secs(2);
 /// Valid knocks amid the flood, one datagram each.
 pub(super) const KNOCKS: usize = 50;
 const DISTANCE: Duration = Duration::from_millis(25);

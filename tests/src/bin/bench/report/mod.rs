@@ -67,6 +67,11 @@ impl Section {
         self.row(condition, contender).missing = Some(reason.to_owned());
     }
 
+    /// The first figure of a contender under a condition.
+    pub(crate) fn figure(&self, condition: &str, contender: &str) -> Option<f64> {
+        self.rows.iter().find(|row| row.condition == condition && row.contender == contender)?.figure(0)
+    }
+
     /// The ratio of a row's first figure to that of the first row under its condition that has one.
     fn ratio(&self, row: &Row) -> Option<f64> {
         let mut alike = self.rows.iter().filter(|other| other.condition == row.condition);
