@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
@@ -93,20 +93,6 @@ impl<M: Message> Sender<M> {
         Ok(())
     }
 
-    /// [`Sender::send`] without an event loop: the thread waits while the link is full.
-    ///
-    /// # Errors
-    /// As those of [`Sender::send`].
-    pub(crate) fn send_blocking(&self, message: &M) -> io::Result<()> {
-        for packet in packets(message)? {
-            while !self.offer(&packet, &[])? {
-                let mut room = [PollFd::new(&self.socket, PollFlags::OUT)];
-                retry_on_intr(|| poll(&mut room, None))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Sends a message of one packet if there is room for it now; whether there was.
     ///
     /// # Errors
@@ -138,6 +124,12 @@ impl<M: Message> Sender<M> {
                 return sent;
             }
         }
+    }
+}
+
+impl<M> AsFd for Sender<M> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

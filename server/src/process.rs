@@ -120,18 +120,21 @@ fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// Tells the supervisor now and then that the event loop turns.
+/// Tells the supervisor now and then that the event loop turns, and that all is well beside it.
 ///
 /// # Errors
 /// When the system has no timer left.
 pub(crate) fn beat<E: Serialize + DeserializeOwned + 'static>(
     reports: Rc<Sender<Report<E>>>,
+    is_well: impl Fn() -> bool + 'static,
 ) -> io::Result<()> {
     let mut alarm = Alarm::new()?;
     spawn_local(async move {
         // Where nobody listens any more, the process ends for that anyway; without a clock, since nothing is heard of it.
         loop {
-            let _ = reports.send(&Report::Alive).await;
+            if is_well() {
+                let _ = reports.send(&Report::Alive).await;
+            }
             if alarm.after(HEARTBEAT).await.is_err() {
                 return;
             }

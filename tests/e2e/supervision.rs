@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use postern_proto::{Payload, Window};
+use postern_tests::debugger::stop_thread;
 use postern_tests::gate::{KNOCK_PORTS, Role, SSH, Settings, Variant};
 use postern_tests::knocks::open;
 use postern_tests::netns::Family;
@@ -101,6 +102,23 @@ fn a_front_that_hangs_is_replaced() -> Result<()> {
 #[test]
 fn a_warden_that_hangs_is_replaced() -> Result<()> {
     who_hangs_is_replaced(Role::Warden)
+}
+
+/// The thread that reads packets, and it alone: the one that speaks with the supervisor goes on.
+#[test]
+fn a_front_that_reads_no_more_is_replaced() -> Result<()> {
+    let (world, mut crowd) = gate_and_crowd(LASTING)?;
+    let lease = Lease::take(&world, &mut crowd)?;
+    let stopped = Instant::now();
+    let pid = world.gate.wait_for_pid(Role::Front, &[])?;
+    stop_thread(pid, "watch")?;
+    let another = || Ok(world.gate.pid(Role::Front)?.filter(|&front| front != pid));
+    wait_for("another front", 2 * LONG, another)?;
+    let noticed = stopped.elapsed();
+    // Before it is silent, it is stuck for some time (`STUCK` in the front).
+    ensure!((15..=45).contains(&noticed.as_secs()), "another front after {noticed:?}");
+    crowd.is_let_in(&world.gate, &world.alice)?;
+    lease.is_untouched(&world, &crowd)
 }
 
 fn who_hangs_is_replaced(victim: Role) -> Result<()> {

@@ -1,12 +1,17 @@
 //! A process that was taken over: gdb stops it and has it make system calls of a test's choice, as an attacker would who
-//! runs code in it. What holds it back then is the kernel, and nothing of its own.
+//! runs code in it. What holds it back then is the kernel, and nothing of its own. And a thread that is stuck, while the
+//! others of its process go on.
 
 use std::fmt::{self, Display, Write};
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use libc::c_long;
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::process::Pid;
 
 use crate::process::run;
@@ -140,4 +145,34 @@ fn answer(line: &str) -> Option<Result<i64, i32>> {
     let (result, error) = line.trim().split_once(' ')?;
     let (result, error): (i64, i32) = (result.parse().ok()?, error.parse().ok()?);
     Some(if result == -1 { Err(error) } else { Ok(result) })
+}
+
+/// Stops the thread of this name until its process ends, while the others go on.
+///
+/// # Errors
+/// When there is none, or it cannot be stopped.
+pub fn stop_thread(pid: Pid, name: &str) -> Result<()> {
+    let is_it = |task: &DirEntry| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    let mut tasks = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))?.flatten();
+    let task = tasks.find(is_it).with_context(|| format!("no thread {name}"))?.file_name();
+    let thread = nix::unistd::Pid::from_raw(task.to_str().context("a number")?.parse()?);
+    let (tell, stopped) = mpsc::channel();
+    // Of threads, too, only the one that traces another is told of it.
+    thread::spawn(move || {
+        let stop = || {
+            ptrace::seize(thread, ptrace::Options::empty())?;
+            ptrace::interrupt(thread)?;
+            waitpid(thread, Some(WaitPidFlag::__WALL)).map(drop)
+        };
+        // Whoever is told waits for it.
+        let _ = tell.send(stop());
+        // Its process is gone only once its end was seen here.
+        while waitpid(thread, Some(WaitPidFlag::__WALL))
+            .is_ok_and(|status| !matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..)))
+        {
+        }
+    });
+    stopped.recv()?.with_context(|| format!("the thread {name} cannot be stopped"))
 }

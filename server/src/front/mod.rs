@@ -27,6 +27,7 @@ pub(crate) mod frame;
 pub mod gate;
 pub(crate) mod kernel;
 pub(crate) mod process;
+mod pulse;
 mod recorder;
 pub(crate) mod sequences;
 pub mod store;
@@ -38,13 +39,16 @@ use desk::Desk;
 use gate::Gate;
 use kernel::KernelFilter;
 use process::{Command, Event, Settings};
+use pulse::Pulse;
 use recorder::Recorder;
 use store::Store;
 use watch::{Told, Watch};
 
 /// The front, ready to run: everything that can fail at the start has not.
 struct Front {
-    watch: Watch,
+    /// Its thread is there already, and waits for the word: the supervisor looks at every thread before it says that.
+    watch: JoinHandle<anyhow::Result<()>>,
+    pulse: Pulse,
     told: Ringer<Told>,
     events: mpsc::UnboundedReceiver<Event>,
 }
@@ -72,22 +76,25 @@ impl Front {
         let desk = Desk::new(ports, gate, mirror, sequences, to_supervisor.clone())?;
         let (told, bell) = bell::bell()?;
         let recorder = Recorder::new(store, orders);
-        let watch = Watch::new(watch.gate.clone(), captures, desk, recorder, bell, to_supervisor)?;
-        Ok(Self { watch, told, events })
+        let (pulse, gate) = (Pulse::default(), watch.gate.clone());
+        let watch = Watch::new(gate, captures, desk, recorder, bell, to_supervisor, pulse.clone())?;
+        let thread = thread::Builder::new().name("watch".to_owned());
+        let watch = thread.spawn(move || watch.run())?;
+        Ok(Self { watch, pulse, told, events })
     }
 
-    /// Works until the line to the supervisor ends. Says in the log what it counted, at the end and on each reload.
+    /// Reads packets until the line to the supervisor ends.
     ///
     /// # Errors
     /// When the watch or the line cannot go on.
     async fn run(self, mut line: Line<Command, Event>) -> anyhow::Result<()> {
-        let Self { watch, told, mut events } = self;
-        let thread = thread::Builder::new().name("watch".to_owned()).spawn(move || watch.run())?;
+        let Self { watch, told, mut events, .. } = self;
+        told.tell(Told::Begin);
         let result = hand_on(&mut line, &told, &mut events).await;
         drop(told);
         // What waits is recorded before it ends.
         while events.recv().await.is_some() {}
-        result.and(ended(thread))
+        result.and(watch.join().ok().context("the watch failed")?)
     }
 }
 
@@ -118,8 +125,4 @@ async fn hand_on(
             },
         }
     }
-}
-
-fn ended(watch: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
-    watch.join().ok().context("the watch failed")?
 }

@@ -158,7 +158,8 @@ fn lay_filter(settings: &Settings, captures: &[Capture]) -> Option<KernelFilter>
 async fn work(confined: Confined, mut line: Line<Command, Event>) -> anyhow::Result<()> {
     let Confined { settings, orders, captures, kernel, unwatched } = confined;
     let front = Front::start(&settings, captures, kernel, Sender::new(orders))?;
-    beat(line.reports.clone())?;
+    let pulse = front.pulse.clone();
+    beat(line.reports.clone(), move || pulse.is_felt(Now::read().boot))?;
     line.reports.send(&Report::Ready).await?;
     for interface in unwatched {
         line.reports.send(&Report::Event(Event::Unwatched(interface))).await?;

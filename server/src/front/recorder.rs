@@ -1,5 +1,8 @@
 //! The recorder: makes decisions durable, all that came together in one commit, and only then orders what follows from them.
 
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+
 use anyhow::{Context, ensure};
 
 use super::gate::{self, Outcome, Purge, Refused, Unrecorded};
@@ -18,22 +21,48 @@ pub(super) struct Recorded {
 pub(super) struct Recorder {
     store: Store,
     orders: Sender<Orders>,
+    /// Orders that the link had no room for: those of one commit, since none is made before they are gone.
+    waiting: VecDeque<Orders>,
 }
 
 impl Recorder {
     pub(super) fn new(store: Store, orders: Sender<Orders>) -> Self {
-        Self { store, orders }
+        Self { store, orders, waiting: VecDeque::new() }
     }
 
     /// Makes decisions durable, and has them take their effect; those that cannot be recorded are refused.
     ///
     /// # Errors
-    /// When the warden is gone.
+    /// When the link to the warden is closed.
     pub(super) fn record(&mut self, batch: Vec<Unrecorded>) -> anyhow::Result<Recorded> {
         match self.store.commit(batch.iter().filter_map(Unrecorded::record), None) {
             Some(receipt) => self.release(batch, &receipt),
             None => Ok(Recorded { accepted: 0, refused: batch.into_iter().map(Unrecorded::fail).collect() }),
         }
+    }
+
+    /// Whether orders wait for room in the link.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The link that they wait for.
+    pub(super) fn link(&self) -> BorrowedFd<'_> {
+        self.orders.as_fd()
+    }
+
+    /// Sends orders that wait, as far as there is room for them.
+    ///
+    /// # Errors
+    /// When the link to the warden is closed.
+    pub(super) fn hand_over(&mut self) -> anyhow::Result<()> {
+        while let Some(orders) = self.waiting.front() {
+            if !self.orders.send_now(orders).context("cannot order what was recorded")? {
+                break;
+            }
+            self.waiting.pop_front();
+        }
+        Ok(())
     }
 
     /// Has the store forget; whether it has.
@@ -44,10 +73,13 @@ impl Recorder {
     /// Has the warden know how the front does. Where the link is full, the next note will do: it says all that this one does.
     ///
     /// # Errors
-    /// When the warden is gone.
+    /// When the link to the warden is closed.
     pub(super) fn note(&self, note: Note) -> anyhow::Result<()> {
+        if self.has_waiting() {
+            return Ok(());
+        }
         let note = Orders(vec![Order::Note(note)]);
-        self.orders.send_now(&note).context("the warden's link is gone").map(drop)
+        self.orders.send_now(&note).context("the link to the warden is closed").map(drop)
     }
 
     /// Whether this process can go on with its store.
@@ -59,7 +91,7 @@ impl Recorder {
         Ok(())
     }
 
-    fn release(&self, batch: Vec<Unrecorded>, receipt: &Receipt) -> anyhow::Result<Recorded> {
+    fn release(&mut self, batch: Vec<Unrecorded>, receipt: &Receipt) -> anyhow::Result<Recorded> {
         let (mut released, mut refused) = (Vec::new(), Vec::new());
         for outcome in batch.into_iter().map(|unrecorded| unrecorded.release(receipt)) {
             match outcome {
@@ -76,9 +108,79 @@ impl Recorder {
         let accepted = released.len() as u64;
         while !released.is_empty() {
             let rest = released.split_off(Orders::together(&released));
-            self.orders.send_blocking(&Orders(released)).context("cannot order what was recorded")?;
+            self.waiting.push_back(Orders(released));
             released = rest;
         }
+        self.hand_over()?;
         Ok(Recorded { accepted, refused })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
+
+    use postern_proto::{ClientId, WallTime, Window};
+    use tempfile::{TempDir, tempdir};
+
+    use super::super::store;
+    use super::*;
+    use crate::clock::{BootTime, Now};
+    use crate::link::{self, Receiver};
+
+    fn recorder_in(folder: &TempDir) -> (Recorder, Receiver<Orders>) {
+        let now = Now { wall: WallTime::from_secs(1_000), boot: BootTime::from_boot(Duration::ZERO) };
+        store::prepare(folder.path(), now.wall).unwrap();
+        let (store, _) = Store::open(folder.path(), now).unwrap();
+        let (ours, theirs) = link::pair().unwrap();
+        (Recorder::new(store, Sender::new(ours)), Receiver::new(theirs).unwrap())
+    }
+
+    fn grant(number: u32) -> Unrecorded {
+        let services = vec![("ssh".parse().unwrap(), Window::from_secs(60).unwrap())];
+        let source = IpAddr::V4(Ipv4Addr::from_bits(number));
+        let (client, decided) = (ClientId::from_bytes([1; 8]), BootTime::from_boot(Duration::ZERO));
+        let grant = gate::Grant { client, services, source, from_port: None, decided };
+        Unrecorded::for_tests(Outcome::Open(grant))
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn orders_that_find_the_link_full_wait_and_come_whole_and_in_order() {
+        const ORDERS: u32 = 1_000;
+        let folder = tempdir().unwrap();
+        let (mut recorder, mut warden) = recorder_in(&folder);
+        let mut notes = 0;
+        while recorder.orders.send_now(&Orders(vec![Order::Note(Note::default())])).unwrap() {
+            notes += 1;
+        }
+        let Recorded { accepted, .. } = recorder.record((0..ORDERS).map(grant).collect()).unwrap();
+        assert_eq!(accepted, u64::from(ORDERS));
+        assert!(recorder.has_waiting());
+        recorder.note(Note::default()).unwrap();
+
+        let mut came = Vec::new();
+        while came.len() < notes + ORDERS as usize {
+            let Orders(orders) = warden.receive_now().unwrap().expect("there is something in a full link");
+            came.extend(orders);
+            recorder.hand_over().unwrap();
+        }
+        assert!(!recorder.has_waiting());
+        assert_eq!(warden.receive_now().unwrap(), None, "no note is sent while orders wait");
+        assert!(came.drain(..notes).all(|order| matches!(order, Order::Note(_))));
+        let sources = came.iter().map(|order| match order {
+            Order::Open { source, .. } => *source,
+            other => panic!("{other:?}"),
+        });
+        assert!(sources.eq((0..ORDERS).map(|number| IpAddr::V4(Ipv4Addr::from_bits(number)))));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_link_that_is_closed_is_an_error() {
+        let folder = tempdir().unwrap();
+        let (mut recorder, warden) = recorder_in(&folder);
+        drop(warden);
+        assert!(recorder.note(Note::default()).is_err());
+        assert!(recorder.record(vec![grant(1)]).is_err());
     }
 }

@@ -5,8 +5,8 @@
 //!  └────────── rest ◀──────────────── tend (hints, what can be forgotten, what was counted)
 //! ```
 //! One thread for all of it: to wake another one on the way costs a knock more than most of the steps do. So nobody reads
-//! while a commit waits for the disk, or the warden for the firewall. Packets wait in the captures' rings meanwhile; where
-//! the kernel looks hints up, none but knocks do.
+//! while a commit waits for the disk, or orders for a warden that has more to do than its link holds. Packets wait in the
+//! captures' rings meanwhile; where the kernel looks hints up, no strangers' junk is among them.
 
 use std::io;
 use std::mem::take;
@@ -24,14 +24,15 @@ use super::bell::Bell;
 use super::capture::{BATCH, Capture};
 use super::desk::Desk;
 use super::process::{Enrolled, Event};
+use super::pulse::Pulse;
 use super::recorder::Recorder;
 use super::sequences::Spent;
 use crate::alarm::Timer;
 use crate::clock::{BootTime, Now};
 use crate::order::Note;
 
-/// How often the next epoch's hints go on, while they are not complete.
-const HINT_PAUSE: Duration = Duration::from_millis(200);
+/// How often it goes on with the next epoch's hints, and with forgetting, while there is more to do.
+const SLICE_PAUSE: Duration = Duration::from_millis(200);
 /// How often it is looked for knocks that may be forgotten, and the warden told though nobody came.
 const TICK: Duration = Duration::from_secs(5);
 /// How often a part of those is forgotten who did not go on with a sequence.
@@ -43,6 +44,8 @@ const REST: Duration = Duration::from_millis(2);
 
 /// What the watch is told while it runs.
 pub(super) enum Told {
+    /// The guard stands: packets may be read.
+    Begin,
     /// Others may knock from now on. The answer goes back.
     Reload(Enrolled, oneshot::Sender<Result<(), String>>),
     /// Whether a one-time sequence is noted as used.
@@ -58,6 +61,7 @@ pub(super) struct Watch {
     bell: Bell<Told>,
     /// To the supervisor.
     events: mpsc::UnboundedSender<Event>,
+    pulse: Pulse,
     timer: Timer,
     /// What the timer is set to.
     due: BootTime,
@@ -80,39 +84,65 @@ impl Watch {
         recorder: Recorder,
         bell: Bell<Told>,
         events: mpsc::UnboundedSender<Event>,
+        pulse: Pulse,
     ) -> io::Result<Self> {
         let captures = captures.into_iter().map(|capture| Watched { capture, dropped: 0 }).collect();
         let now = Now::read().boot;
+        pulse.beat(now);
         let timer = Timer::new()?;
-        Ok(Self { gate, captures, desk, recorder, bell, events, timer, due: now, last_tick: now })
+        Ok(Self { gate, captures, desk, recorder, bell, events, pulse, timer, due: now, last_tick: now })
     }
 
-    /// Works until nothing more is told. Says in the log what was counted.
+    /// Works from when it is told to begin until nothing more is told. Says in the log what was counted.
     ///
     /// # Errors
     /// When it cannot go on.
     pub(super) fn run(mut self) -> anyhow::Result<()> {
-        let result = self.work();
+        let result = if self.begins()? { self.work() } else { Ok(()) };
         self.count_dropped();
         self.desk.counted().log();
         result
     }
 
+    /// Waits for the word to begin; `false` where it never comes.
+    fn begins(&self) -> anyhow::Result<bool> {
+        loop {
+            // Nothing is to be done, and so nothing can be stuck.
+            self.pulse.pause();
+            retry_on_intr(|| poll(&mut [PollFd::new(&self.bell, PollFlags::IN)], None))?;
+            let (heard, goes_on) = self.bell.heard();
+            if !heard.is_empty() || !goes_on {
+                return Ok(goes_on);
+            }
+        }
+    }
+
     fn work(&mut self) -> anyhow::Result<()> {
         self.tend()?;
+        let mut is_over = false;
         loop {
             let ready = self.wait().context("cannot wait for packets")?;
+            self.pulse.beat(Now::read().boot);
             let [rung, timed, captures @ ..] = ready.as_slice() else { unreachable!("they were asked for") };
-            let is_over = !rung.is_empty() && !self.hear();
-            let read = self.read(captures)?;
+            let (rung, timed) = (!rung.is_empty(), !timed.is_empty());
+            is_over |= rung && !self.hear();
+            let watched = self.captures.len();
+            let read = if self.recorder.has_waiting() {
+                self.recorder.hand_over()?;
+                Ok(0)
+            } else {
+                self.read(captures)
+            };
+            // What was decided before something failed is recorded all the same.
             self.record()?;
-            if is_over {
+            let read = read?;
+            if is_over && !self.recorder.has_waiting() {
                 return Ok(());
             }
-            if !timed.is_empty() {
+            if timed {
                 self.tend()?;
             }
-            if read > 0 || !rung.is_empty() {
+            if read > 0 || rung || self.captures.len() != watched {
                 self.tend_by(Now::read().boot.after(NOTE_PAUSE))?;
             }
             // A full batch has left some: there is no time to rest.
@@ -122,11 +152,18 @@ impl Watch {
         }
     }
 
-    /// Waits for something to do: what the bell, the timer and each capture have, in this order.
+    /// Waits for something to do: what the bell, the timer and each capture have, in this order. While orders wait for the
+    /// link, that has the captures' place.
     fn wait(&self) -> io::Result<Vec<PollFlags>> {
         let mut descriptors =
             vec![PollFd::new(&self.bell, PollFlags::IN), PollFd::new(&self.timer, PollFlags::IN)];
-        descriptors.extend(self.captures.iter().map(|watched| PollFd::new(&watched.capture, PollFlags::IN)));
+        let link = self.recorder.link();
+        if self.recorder.has_waiting() {
+            descriptors.push(PollFd::new(&link, PollFlags::OUT));
+        } else {
+            let captures = self.captures.iter().map(|watched| &watched.capture);
+            descriptors.extend(captures.map(|capture| PollFd::new(capture, PollFlags::IN)));
+        }
         retry_on_intr(|| poll(&mut descriptors, None))?;
         Ok(descriptors.iter().map(PollFd::revents).collect())
     }
@@ -136,6 +173,7 @@ impl Watch {
         let (heard, goes_on) = self.bell.heard();
         for told in heard {
             match told {
+                Told::Begin => {}
                 Told::Reload(enrolled, answer) => {
                     // Who asked and is gone needs no answer.
                     let _ = answer.send(self.desk.reload(&self.gate, enrolled));
@@ -149,6 +187,10 @@ impl Watch {
     /// Takes the packets that have come in to whom they concern; gives how many came from where most did. An interface that
     /// went down or away is not watched any more.
     fn read(&mut self, ready: &[PollFlags]) -> anyhow::Result<usize> {
+        if ready.iter().any(|ready| ready.contains(PollFlags::ERR)) {
+            // Of one that goes away, nothing can be asked any more.
+            self.count_dropped();
+        }
         let Self { captures, desk, events, .. } = self;
         let (mut most, mut failed) = (0, None);
         let mut ready = ready.iter();
@@ -177,11 +219,13 @@ impl Watch {
 
     /// Has what was decided take its effect.
     fn record(&mut self) -> anyhow::Result<()> {
-        let batch = take(&mut self.desk.decided);
-        if batch.is_empty() {
+        if self.desk.decided.is_empty() || self.recorder.has_waiting() {
             return Ok(());
         }
+        let batch = take(&mut self.desk.decided);
+        self.pulse.pause();
         let recorded = self.recorder.record(batch)?;
+        self.pulse.beat(Now::read().boot);
         self.desk.conclude(recorded);
         self.recorder.check_reach()
     }
@@ -193,15 +237,16 @@ impl Watch {
         let now = Now::read();
         let is_complete = self.desk.prepare(now.wall);
         self.desk.sequences.sweep(now);
-        if now.boot.since(self.last_tick) >= TICK {
+        let forgets = now.boot.since(self.last_tick) >= TICK;
+        let forgets_more = forgets && self.forget(now)?;
+        if forgets && !forgets_more {
             self.last_tick = now.boot;
-            self.forget(now)?;
         }
         self.count_dropped();
         let interfaces = self.captures.iter().map(|watched| watched.capture.interface().to_owned()).collect();
         self.recorder.note(Note { counters: self.desk.counted(), interfaces })?;
-        let pause = match (is_complete, self.desk.sequences.is_empty()) {
-            (false, _) => HINT_PAUSE,
+        let pause = match (is_complete && !forgets_more, self.desk.sequences.is_empty()) {
+            (false, _) => SLICE_PAUSE,
             (true, false) => SWEEP_PAUSE,
             (true, true) => TICK,
         };
@@ -217,13 +262,17 @@ impl Watch {
         Ok(())
     }
 
-    fn forget(&mut self, now: Now) -> anyhow::Result<()> {
-        if let Some(purge) = self.desk.gate.purgeable(now)
-            && self.recorder.forget(&purge)
-        {
+    /// Forgets a slice of what may be forgotten; whether there may be more.
+    fn forget(&mut self, now: Now) -> anyhow::Result<bool> {
+        let Some(purge) = self.desk.gate.purgeable(now) else { return Ok(false) };
+        self.pulse.pause();
+        let is_done = self.recorder.forget(&purge);
+        self.pulse.beat(Now::read().boot);
+        if is_done {
             self.desk.gate.forget(&purge);
         }
-        self.recorder.check_reach()
+        self.recorder.check_reach()?;
+        Ok(is_done)
     }
 
     fn count_dropped(&mut self) {

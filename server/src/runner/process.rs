@@ -62,7 +62,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
 
 async fn work(ready: Ready, line: Line<Command, Event>) -> anyhow::Result<()> {
     let Ready { settings, errands } = ready;
-    beat(line.reports.clone())?;
+    beat(line.reports.clone(), || true)?;
     let runner = start(settings).await?;
     line.reports.send(&Report::Ready).await?;
     runner.run(Receiver::<Errand>::new(errands)?, line).await

@@ -34,6 +34,8 @@ const ANSWERS: Duration = Duration::from_secs(30);
 const EARLY: usize = 1024;
 /// How long a process may take to end when it is told to.
 const ENDS: Duration = Duration::from_secs(10);
+/// For so long a killed process is waited for: one that waits for a disk that hangs dies with that wait, and not before.
+const DIES: Duration = Duration::from_secs(5);
 /// The first pause before another one is started; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -275,7 +277,7 @@ where
         drop((commands, reports));
         if timeout(self.ends, child.wait()).await.is_err() {
             error!("the {} does not end; it is killed", self.role);
-            drop(child.kill().await);
+            drop(timeout(DIES, child.kill()).await);
         }
         drop(group);
     }
@@ -295,7 +297,7 @@ where
     /// The holder cannot be started or spoken to: it is ended, and another one is due.
     pub(super) async fn give_up(&mut self, error: &anyhow::Error) {
         if let Some(mut holder) = self.holder.take() {
-            drop(holder.child.kill().await);
+            drop(timeout(DIES, holder.child.kill()).await);
         }
         self.vacated(&format!("{error:#}"));
     }

@@ -127,7 +127,7 @@ pub(crate) fn lock_file() -> PathBuf {
 
 async fn work(confined: Confined, line: Line<Command, Event>) -> anyhow::Result<()> {
     let Confined { settings, orders, admin, reloads, runner, alone: _alone, installed } = confined;
-    beat(line.reports.clone())?;
+    beat(line.reports.clone(), || true)?;
     let reports = line.reports.clone();
     let warden = Warden::start(settings, installed, runner.map(Sender::new)).await?;
     reports.send(&Report::Ready).await?;

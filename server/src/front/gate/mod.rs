@@ -364,6 +364,12 @@ fn from_port(knock: &Fresh) -> Option<NonZeroU16> {
 }
 
 impl Unrecorded {
+    /// For tests of what comes behind the gate.
+    #[cfg(test)]
+    pub(crate) fn for_tests(outcome: Outcome) -> Self {
+        Self { record: None, outcome, client: "alice".parse().expect("a name") }
+    }
+
     /// What must be durable first.
     #[must_use]
     pub const fn record(&self) -> Option<&Record> {

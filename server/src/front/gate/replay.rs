@@ -18,8 +18,8 @@ pub(crate) const REMEMBER_AT_LEAST: Duration = Duration::from_mins(10);
 pub(crate) const LIVE_NONCES_PER_CLIENT: usize = 65_536;
 /// Knocks of all clients together that are remembered at a time; about 100 bytes each.
 pub(crate) const LIVE_NONCES: usize = 4 * 1024 * 1024;
-/// How many knocks are forgotten in one commit.
-const PURGE_SLICE: usize = 16_384;
+/// How many knocks are forgotten in one commit: nobody reads packets meanwhile.
+const PURGE_SLICE: usize = 2_048;
 
 /// A knock as it is remembered: whose, and which.
 pub type ReplayKey = (ClientId, UsedNonce);
