@@ -201,8 +201,19 @@ impl Prober {
     }
 }
 
-/// Has this thread, and it alone, go before others, and wake when it said that it would.
+/// Has this thread go before others, and wake when it said that it would. What it starts would do so too: see
+/// [`be_ordinary`].
 pub(crate) fn be_on_time() -> Result<()> {
-    setpriority_process(None, PRIORITY)?;
-    Ok(fs::write(format!("/proc/{}/timerslack_ns", gettid().as_raw_nonzero()), "1000")?)
+    punctual(PRIORITY, "1000")
+}
+
+/// Has this thread, and what it starts from now on, be as any other.
+pub(crate) fn be_ordinary() -> Result<()> {
+    // The kernel's own value.
+    punctual(0, "50000")
+}
+
+fn punctual(nice: i32, slack_ns: &str) -> Result<()> {
+    setpriority_process(None, nice)?;
+    Ok(fs::write(format!("/proc/{}/timerslack_ns", gettid().as_raw_nonzero()), slack_ns)?)
 }

@@ -11,7 +11,7 @@ use postern_tests::probe::Echo;
 use crate::contenders::{Contender, Running, Setup};
 use crate::flood::{Flood, Junk};
 use crate::meter::Meter;
-use crate::prober::{Pace, Prober};
+use crate::prober::{Pace, Prober, be_ordinary};
 use crate::processors::{Kept, leave_one, take_one};
 use crate::wire::Knock;
 
@@ -37,6 +37,7 @@ impl Scene {
         let (gate, world) = cable()?;
         let echo = Echo::start(&gate, SSH)?;
         let (meter, prober) = (Meter::new()?, Prober::of(&world)?);
+        be_ordinary()?;
         let kept = setup.apart.then_some(Kept);
         if setup.apart {
             leave_one()?;

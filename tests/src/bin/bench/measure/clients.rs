@@ -13,7 +13,8 @@ use crate::report::Section;
 use crate::scene::Scene;
 
 const TITLE: &str = "3. Junk, by the number of clients";
-const COUNTS: [usize; 5] = [1, 10, 100, 1_000, 100_000];
+const MOST: usize = 100_000;
+const COUNTS: [usize; 5] = [1, 10, 100, 1_000, MOST];
 /// What is offered to ours; to the others less, the more keys they try: an overflowing queue hides what a packet costs.
 const OURS: u32 = 100_000;
 const THEIRS: [u32; 4] = [2_000, 1_000, 500, 50];
@@ -31,9 +32,9 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     for contender in plan.contenders.iter().filter(|contender| contender.is_ours()) {
         let who = at(*contender, 0);
         let cost = |clients| section.figure(&condition(clients), &who);
-        if let (Some(with_one), Some(with_most)) = (cost(COUNTS[0]), cost(COUNTS[4])) {
+        if let (Some(with_one), Some(with_most)) = (cost(COUNTS[0]), cost(MOST)) {
             let ratio = with_most / with_one;
-            section.notes.push(format!("{who}: {ratio:.2} times as much with 100,000 clients as with one."));
+            section.notes.push(format!("{who}: {ratio:.2} times as much with {MOST} clients as with one."));
         }
     }
     section
@@ -48,7 +49,9 @@ fn one(plan: &Plan, section: &mut Section, round: usize, index: usize, clients: 
     let (plan, setup) = (Plan { contenders, rounds: 1, ..*plan }, Setup { clients, ..Setup::PLAIN });
     let condition = format!("{clients} clients");
     in_turns(&plan, section, &condition, setup, |section, contender, scene| {
-        rest(scene)?;
+        if contender.is_ours() {
+            rest(scene)?;
+        }
         let figures = amid(scene, scene.contender.junk(), Some(rate(contender, index)), KNOCKS)?;
         section.enter(&condition, &at(contender, index), figures);
         Ok(())

@@ -43,6 +43,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
         }
         Ok(())
     });
+    section.notes.push("Who sends and measures has a processor of its own, as in 1.".to_owned());
     section
 }
 

@@ -5,12 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use rustix::process::setpriority_process;
 
 use super::{Plan, in_turns, millis};
 use crate::commit::Store;
 use crate::contenders::{Contender, Setup};
-use crate::prober::{Pace, Prober};
+use crate::prober::{Pace, Prober, be_ordinary};
 use crate::processors::leave_one;
 use crate::report::Section;
 use crate::report::stats::percentile;
@@ -54,8 +53,8 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     section.notes.push(
         "A fresh SYN every 0.25 ms; measured up to the sending of the first that is answered, so too long by 0.125 ms in \
          the mean. Each knock from an address of its own. The commit: one of the gate's store, by itself, on the same \
-         disk, between the knocks and under the same probes. Who sends and measures has a processor of its own, \
-         the contender and the commit have the others."
+         disk, between the knocks and under the same probes. Who sends and measures has a processor of its own, which \
+         also does what the kernel does with a packet that comes in; the contender and the commit have the others."
             .to_owned(),
     );
     section
@@ -90,7 +89,7 @@ fn commit(store: &mut Store, prober: &Prober, nobody: Knock) -> Result<f64> {
     thread::scope(|scope| {
         let commit = scope.spawn(|| {
             leave_one()?;
-            setpriority_process(None, 0)?;
+            be_ordinary()?;
             store.commit()
         });
         prober.one(nobody, Pace::Even, COMMITTED)?;
