@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::hint::black_box;
 use std::mem;
 use std::ops::Range;
 
@@ -94,6 +95,12 @@ impl HintTable {
     #[must_use]
     pub fn may_hold(&self, hint: Hint) -> bool {
         self.sieve.may_hold(hint)
+    }
+
+    /// [`HintTable::may_hold`] for each of many hints, which do not wait for one another.
+    pub fn may_hold_each(&self, hints: &[Hint]) -> impl Iterator<Item = bool> {
+        black_box(self.sieve.fetch(hints));
+        hints.iter().map(|&hint| self.may_hold(hint))
     }
 
     /// The clients with this hint, by position, each with the epoch in which it is theirs. Almost always none or one.
@@ -238,6 +245,23 @@ mod tests {
         assert_eq!([table.prepare(&clients, 2), table.prepare(&clients, 2)], [false, true]);
         table.turn(now.after(Duration::from_secs(30)), &clients);
         assert_eq!(found(&table, &clients[2], 103), [(2, 103)]);
+    }
+
+    #[test]
+    fn all_hints_of_clients_pass_and_few_of_strangers() {
+        let clients: Vec<_> = (0..=255).map(|secret| client(secret, 0)).collect();
+        let table = HintTable::new(Tolerance::default(), WallTime::from_secs(3015), &clients);
+        let theirs: Vec<_> = clients.iter().map(|client| client.keys.hint.hint(Epoch::new(100))).collect();
+        assert!(table.may_hold_each(&theirs).all(|may| may));
+        // Their hints of epochs that are long over are nobody's.
+        let epochs = 1_000..1_100;
+        let hints = epochs
+            .flat_map(|epoch| clients.iter().map(move |client| client.keys.hint.hint(Epoch::new(epoch))));
+        let strangers: Vec<_> = hints.collect();
+        let passed = table.may_hold_each(&strangers).filter(|&may| may).count();
+        assert!(passed * 100 <= strangers.len(), "{passed} of {}", strangers.len());
+        let one_by_one = strangers.iter().filter(|&&hint| table.may_hold(hint)).count();
+        assert_eq!(passed, one_by_one);
     }
 
     #[test]

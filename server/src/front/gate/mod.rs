@@ -164,9 +164,9 @@ impl Gate {
     ) {
         self.hints.turn(now.wall, &self.clients);
         let hints: Vec<_> = knocks.iter().map(|(_, datagram)| datagram.unveil(&self.keys)).collect();
-        let known: Vec<_> = hints.iter().map(|&hint| self.hints.may_hold(hint).then_some(hint)).collect();
-        for (&(source, datagram), known) in knocks.iter().zip(known) {
-            each(source, self.judge(now, source, datagram, known));
+        let may: Vec<_> = self.hints.may_hold_each(&hints).collect();
+        for ((&(source, datagram), hint), may) in knocks.iter().zip(hints).zip(may) {
+            each(source, self.judge(now, source, datagram, may.then_some(hint)));
         }
     }
 

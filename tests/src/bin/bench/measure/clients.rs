@@ -32,7 +32,9 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     for contender in plan.contenders.iter().filter(|contender| contender.is_ours()) {
         let who = at(*contender, 0);
         let cost = |clients| section.figure(&condition(clients), &who);
-        if let (Some(with_one), Some(with_most)) = (cost(COUNTS[0]), cost(MOST)) {
+        if let (Some(with_one), Some(with_most)) = (cost(COUNTS[0]), cost(MOST))
+            && with_one > 0.0
+        {
             let ratio = with_most / with_one;
             section.notes.push(format!("{who}: {ratio:.2} times as much with {MOST} clients as with one."));
         }
