@@ -61,6 +61,8 @@ pub(super) struct Watch {
     bell: Bell<Told>,
     /// To the supervisor.
     events: mpsc::UnboundedSender<Event>,
+    /// Whether it was told to begin.
+    has_begun: bool,
     pulse: Pulse,
     timer: Timer,
     /// What the timer is set to.
@@ -90,7 +92,8 @@ impl Watch {
         let now = Now::read().boot;
         pulse.beat(now);
         let timer = Timer::new()?;
-        Ok(Self { gate, captures, desk, recorder, bell, events, pulse, timer, due: now, last_tick: now })
+        let (has_begun, due, last_tick) = (false, now, now);
+        Ok(Self { gate, captures, desk, recorder, bell, events, has_begun, pulse, timer, due, last_tick })
     }
 
     /// Works from when it is told to begin until nothing more is told. Says in the log what was counted.
@@ -104,17 +107,16 @@ impl Watch {
         result
     }
 
-    /// Waits for the word to begin; `false` where it never comes.
-    fn begins(&self) -> anyhow::Result<bool> {
-        loop {
-            // Nothing is to be done, and so nothing can be stuck.
-            self.pulse.pause();
+    /// Waits for the word to begin, and does what it is told with it; `false` where that never comes.
+    fn begins(&mut self) -> anyhow::Result<bool> {
+        // Nothing is to be done, and so nothing can be stuck.
+        self.pulse.pause();
+        let mut goes_on = true;
+        while goes_on && !self.has_begun {
             retry_on_intr(|| poll(&mut [PollFd::new(&self.bell, PollFlags::IN)], None))?;
-            let (heard, goes_on) = self.bell.heard();
-            if !heard.is_empty() || !goes_on {
-                return Ok(goes_on);
-            }
+            goes_on = self.hear();
         }
+        Ok(goes_on)
     }
 
     fn work(&mut self) -> anyhow::Result<()> {
@@ -173,7 +175,7 @@ impl Watch {
         let (heard, goes_on) = self.bell.heard();
         for told in heard {
             match told {
-                Told::Begin => {}
+                Told::Begin => self.has_begun = true,
                 Told::Reload(enrolled, answer) => {
                     // Who asked and is gone needs no answer.
                     let _ = answer.send(self.desk.reload(&self.gate, enrolled));
