@@ -14,6 +14,7 @@ use postern_tests::netns::Family;
 use postern_tests::process::has_ended;
 use postern_tests::wait::{LONG, wait_for};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -21,6 +22,11 @@ use super::Moment;
 
 /// The front's table: client id and nonce, to the time of the knock.
 const NONCES: TableDefinition<[u8; CLIENT_ID_LEN + NONCE_LEN], u64> = TableDefinition::new("nonces");
+
+/// How much of the store's file its journal is; the tables follow.
+const JOURNAL: usize = 2 << 20;
+/// Where an entry of it may begin.
+const PAGE: usize = 4096;
 
 /// The processes of a gate, to be killed.
 pub(super) struct Staff([(Role, Pid); 3]);
@@ -112,12 +118,32 @@ pub(super) fn of_others(saved: &str) -> String {
     saved.split_inclusive('\n').filter(|line| !line.contains("POSTERN")).collect()
 }
 
-/// The nonces in a copy of the store, which is opened as the next front will open it.
+/// The nonces in a copy of the store, whose tables are opened as the next front will open them.
 fn recorded(gate: &Gate) -> Result<HashSet<UsedNonce>> {
+    let bytes = fs::read(gate.store())?;
+    let (journal, tables) = bytes.split_at_checked(JOURNAL).context("a journal")?;
     let copy = gate.directory().join("copy.redb");
-    fs::copy(gate.state().join("front/replay.redb"), &copy)?;
-    let database = Database::open(&copy)?;
-    let table = database.begin_read()?.open_table(NONCES)?;
+    fs::write(&copy, tables)?;
+    let table = Database::open(&copy)?.begin_read()?.open_table(NONCES)?;
     let nonce = |key: &[u8]| <[u8; NONCE_LEN]>::try_from(&key[CLIENT_ID_LEN..]).context("a nonce");
-    table.iter()?.map(|row| nonce(&row?.0.value())).collect()
+    let mut nonces = table.iter()?.map(|row| nonce(&row?.0.value())).collect::<Result<HashSet<_>>>()?;
+    // Those of entries that do not count any more are in the tables too.
+    let entries = (0..JOURNAL).step_by(PAGE).filter_map(|at| entry(&journal[at..]));
+    nonces.extend(entries.flatten().map(|((_, nonce), ..)| nonce));
+    Ok(nonces)
+}
+
+/// Client id and nonce, the time of the knock, the services that it closes.
+type Record = (([u8; CLIENT_ID_LEN], UsedNonce), u64, Vec<String>);
+
+/// The records of an entry of the journal, where a whole one begins.
+fn entry(page: &[u8]) -> Option<Vec<Record>> {
+    let (sum, rest) = page.split_at(SHA256_OUTPUT_LEN);
+    let (len, rest) = rest.split_first_chunk()?;
+    let entry = rest.get(..u32::from_le_bytes(*len) as usize)?;
+    if digest(&SHA256, entry).as_ref() != sum {
+        return None;
+    }
+    let (_mark, _number, records): (([u8; 8], u64), u64, Vec<Record>) = postcard::from_bytes(entry).ok()?;
+    Some(records)
 }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use postern_proto::{ClientId, ServiceName, Tolerance, UsedNonce, WallTime};
+use serde::{Deserialize, Serialize};
 
 use crate::clock::{BootTime, Now};
 
@@ -25,7 +26,7 @@ const PURGE_SLICE: usize = 2_048;
 pub type ReplayKey = (ClientId, UsedNonce);
 
 /// What is written durably before a knock has any effect.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Whose knock, and which.
     pub key: ReplayKey,

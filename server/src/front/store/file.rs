@@ -1,53 +1,44 @@
-//! One open file of the store: tables and transactions (redb), and which file it is.
-//!
-//! Commits are two-phase. redb's default flushes once, and where the last commit does not read, goes back to the one
-//! before: right after a power cut, but a flipped bit would make it forget used knocks without a word. The second
-//! flush makes whatever does not read an error. (What remains is one bit of the file, which says which of the last two
-//! commits is the last.)
+//! One open file of the store: a journal in front, tables behind it, and which file it is.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use postern_proto::datagram::NONCE_LEN;
-use postern_proto::keys::CLIENT_ID_LEN;
-use postern_proto::{ClientId, ServiceName, WallTime};
+use postern_proto::WallTime;
+use redb::StorageBackend;
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{
-    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError, WriteTransaction,
-};
 use rustix::fs::{Advice, fadvise};
 
 use super::error::StoreError;
+use super::journal::{self, Journal};
+use super::tables::{Mark, Run, Tables};
 use crate::clock::BootTime;
-use crate::front::gate::{Memory, Purge, Record, ReplayKey};
+use crate::front::gate::{Memory, Purge, Record};
 
-const KEY_LEN: usize = CLIENT_ID_LEN + NONCE_LEN;
+/// Which commit was the last: a write of the tables, none in a new store, and so many entries of the journal behind it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Position {
+    pub(super) mark: Option<Mark>,
+    pub(super) entries: u64,
+}
 
-/// Client id and nonce, to the `at` of the knock.
-const NONCES: TableDefinition<[u8; KEY_LEN], u64> = TableDefinition::new("nonces");
-/// Client id and service, to the `at` of its latest close.
-const CLOSED: TableDefinition<([u8; CLIENT_ID_LEN], &str), u64> = TableDefinition::new("closed");
-/// One row: the floor.
-const FLOOR: TableDefinition<(), u64> = TableDefinition::new("floor");
-/// One row: the last commit's mark.
-const MARK: TableDefinition<(), ([u8; 8], u64)> = TableDefinition::new("mark");
-
-/// Of the file's content that is kept in memory, at the most; redb's own default is 1 GB.
-const CACHE: usize = 8 * 1024 * 1024;
-
-/// Whose commit it is, and which: every commit of a run of the gate has a higher number than the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
-    pub(super) run: [u8; 8],
-    pub(super) number: u64,
+impl Position {
+    /// Whether it is of an earlier commit than another one of the same run.
+    pub(super) fn is_before(self, other: Self) -> bool {
+        let order = |position: Self| (position.mark.map(|mark| mark.number), position.entries);
+        order(self) < order(other)
+    }
 }
 
 /// An open store. It is locked; dropping it unlocks it.
 pub(super) struct StoreFile {
-    database: Database,
+    file: File,
+    tables: Tables,
+    journal: Journal,
+    /// What the journal holds and the tables do not.
+    unwritten: Vec<Record>,
+    position: Position,
     path: PathBuf,
     identity: Identity,
 }
@@ -60,77 +51,77 @@ impl StoreFile {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |cause| StoreError::Io { path: path.to_owned(), cause };
         let file = File::options().read(true).write(true).open(path).map_err(failed)?;
-        let identity = identity(&file.metadata().map_err(failed)?);
-        refuse_empty(path, &file)?;
+        lock(path, &file)?;
+        let metadata = file.metadata().map_err(failed)?;
+        check_length(path, metadata.len())?;
         // Pages whose writing failed stay in the kernel's cache, looking as if they were on the disk. What is read
         // below is to come from the disk.
         file.sync_data().and_then(|()| Ok(fadvise(&file, 0, None, Advice::DontNeed)?)).map_err(failed)?;
-        let database = guard(path, || open(FileBackend::new(file)?))?;
-        let file = Self { database, path: path.to_owned(), identity };
+        let mut journal = vec![0; journal::LEN];
+        file.read_exact_at(&mut journal, 0).map_err(failed)?;
+        let same = file.try_clone().map_err(failed)?;
+        let tables = Tables::open(path, || Ok(FileBackend::new(same)?))?;
+        let (position, unwritten) = place(path, &tables, &journal)?;
+        let (journal, identity) = (Journal::default(), identity(&metadata));
+        let file = Self { file, tables, journal, unwritten, position, path: path.to_owned(), identity };
         file.check_place()?;
         Ok(file)
     }
 
-    /// Opens a copy in memory: a look at a file that stays as it is.
-    pub(super) fn open_copy(path: &Path, bytes: &[u8]) -> Result<Self, StoreError> {
-        let copy = || {
-            let backend = InMemoryBackend::new();
-            backend.set_len(bytes.len() as u64)?;
-            backend.write(0, bytes)?;
-            open(backend)
-        };
-        Ok(Self { database: guard(path, copy)?, path: path.to_owned(), identity: (0, 0) })
-    }
-
     /// Makes an empty file a store that remembers nothing.
     pub(super) fn init(path: &Path, file: File, floor: WallTime) -> Result<(), StoreError> {
-        guard(path, || {
-            let database = open(FileBackend::new(file)?)?;
-            let transaction = begin(&database)?;
-            transaction.open_table(NONCES)?;
-            transaction.open_table(CLOSED)?;
-            transaction.open_table(FLOOR)?.insert((), floor.as_micros())?;
-            transaction.commit()?;
-            Ok(database.close()?)
-        })
+        file.write_all_at(&vec![0; journal::LEN], 0)
+            .map_err(|cause| StoreError::Io { path: path.to_owned(), cause })?;
+        Tables::open(path, || Ok(FileBackend::new(file)?))?.init(floor)
     }
 
     /// Everything that it remembers, as remembered since `now`.
     pub(super) fn read(&self, now: BootTime) -> Result<Memory, StoreError> {
-        guard(&self.path, || read(&self.database, now))
+        read(&self.tables, &self.unwritten, now)
     }
 
-    /// The mark of the last commit; a new store has none.
-    pub(super) fn mark(&self) -> Result<Option<Mark>, StoreError> {
-        guard(&self.path, || {
-            let table = match self.database.begin_read()?.open_table(MARK) {
-                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-                table => table?,
-            };
-            let mark = table.get(())?.map(|row| row.value());
-            Ok(mark.map(|(run, number)| Mark { run, number }))
-        })
+    /// The last commit.
+    pub(super) const fn position(&self) -> Position {
+        self.position
     }
 
-    /// Writes in one durable commit. Gives itself back only when that succeeded: redb does not go on with a file after
-    /// an error of the disk.
-    pub(super) fn write<'a>(
-        self,
-        mark: Mark,
-        records: impl IntoIterator<Item = &'a Record>,
+    /// Commits durably: in the journal, or, where that has no room or something is to be forgotten, in the tables. Gives
+    /// itself back only when that succeeded.
+    pub(super) fn commit(
+        mut self,
+        run: Run,
+        records: &[&Record],
         purge: Option<&Purge>,
     ) -> Result<Self, StoreError> {
-        let path = self.path.clone();
-        guard(&path, move || {
-            let transaction = begin(&self.database)?;
-            insert(&transaction, records)?;
-            if let Some(purge) = purge {
-                forget(&transaction, purge)?;
-            }
-            transaction.open_table(MARK)?.insert((), (mark.run, mark.number))?;
-            transaction.commit()?;
-            Ok(self)
-        })
+        let is_appended = purge.is_none() && {
+            let appended = self.journal.append(&self.file, records);
+            appended.map_err(|cause| StoreError::Io { path: self.path.clone(), cause })?
+        };
+        if !is_appended {
+            return self.write(run, records, purge);
+        }
+        self.unwritten.extend(records.iter().copied().cloned());
+        self.position.entries += 1;
+        Ok(self)
+    }
+
+    /// Writes the tables: what the journal holds, and this.
+    pub(super) fn write(
+        self,
+        run: Run,
+        records: &[&Record],
+        purge: Option<&Purge>,
+    ) -> Result<Self, StoreError> {
+        let mark = Mark { run, number: self.position.mark.map_or(0, |last| last.number) + 1 };
+        let records = self.unwritten.iter().chain(records.iter().copied());
+        let tables = self.tables.write(mark, records, purge)?;
+        let (journal, position) = (Journal::behind(mark), Position { mark: Some(mark), entries: 0 });
+        Ok(Self { tables, journal, position, unwritten: vec![], ..self })
+    }
+
+    /// Whether there is something that only the journal holds.
+    pub(super) const fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
     }
 
     /// Whether its path still leads to it.
@@ -145,100 +136,57 @@ impl StoreFile {
     }
 }
 
-/// An empty file is what is left of a store whose content was lost; redb would take it for a new one.
-pub(super) fn refuse_empty(path: &Path, file: &File) -> Result<(), StoreError> {
-    match file.metadata() {
-        Ok(metadata) if metadata.len() > 0 => Ok(()),
-        Ok(_) => Err(StoreError::Damaged { path: path.to_owned(), cause: "it is empty".to_owned() }),
-        Err(cause) => Err(StoreError::Io { path: path.to_owned(), cause }),
-    }
+/// Everything that a store remembers of which this is a copy, as remembered since `now`.
+pub(super) fn read_copy(path: &Path, bytes: &[u8], now: BootTime) -> Result<Memory, StoreError> {
+    check_length(path, bytes.len() as u64)?;
+    let tables = Tables::open(path, || {
+        let copy = InMemoryBackend::new();
+        copy.set_len(bytes.len() as u64)?;
+        copy.write(0, bytes)?;
+        Ok(copy)
+    })?;
+    let (_, unwritten) = place(path, &tables, &bytes[..journal::LEN])?;
+    read(&tables, &unwritten, now)
+}
+
+/// No other gate has it while this file, or a copy of its descriptor, is open.
+pub(super) fn lock(path: &Path, file: &File) -> Result<(), StoreError> {
+    let path = path.to_owned();
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => StoreError::Locked { path },
+        TryLockError::Error(cause) => StoreError::Io { path, cause },
+    })
+}
+
+/// What is left of a store whose content was lost may be empty, and so may what is left of its tables; redb would take
+/// that for new ones.
+fn check_length(path: &Path, len: u64) -> Result<(), StoreError> {
+    const JOURNAL: u64 = journal::LEN as u64;
+    let problem = match len {
+        0 => "it is empty",
+        1..=JOURNAL => "it ends before its tables",
+        _ => return Ok(()),
+    };
+    Err(StoreError::Damaged { path: path.to_owned(), cause: problem.to_owned() })
 }
 
 fn identity(metadata: &fs::Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
-/// A file can be damaged in more ways than redb's checks foresee, and where they end are assertions. A front that dies
-/// of one would die of it again at every start; as an error it keeps the door shut, and says why.
-pub(super) fn guard<T>(path: &Path, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
-    // What a panic leaves half done is not seen again: the database is dropped with it, or was only read from.
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(redb::Error::Corrupted("the database gave up on it".to_owned())))
-        .map_err(|error| StoreError::from_redb(path, error))
+/// Where the last commit is, and what the journal holds that the tables do not.
+fn place(path: &Path, tables: &Tables, journal: &[u8]) -> Result<(Position, Vec<Record>), StoreError> {
+    let mark = tables.mark()?;
+    let entries = journal::read(journal, mark)
+        .map_err(|problem| StoreError::Damaged { path: path.to_owned(), cause: problem.to_owned() })?;
+    let position = Position { mark, entries: entries.len() as u64 };
+    Ok((position, entries.into_values().flatten().collect()))
 }
 
-fn open(backend: impl StorageBackend) -> Result<Database, redb::Error> {
-    // Without the check a page that was damaged while nobody had the file open is trusted, or ends in an abort.
-    let mut builder = Database::builder();
-    Ok(builder.set_cache_size(CACHE).set_check_integrity_on_open(true).create_with_backend(backend)?)
-}
-
-fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(redb::Durability::Immediate)?;
-    transaction.set_two_phase_commit(true);
-    Ok(transaction)
-}
-
-fn insert<'a>(
-    transaction: &WriteTransaction,
-    records: impl IntoIterator<Item = &'a Record>,
-) -> Result<(), redb::Error> {
-    let mut nonces = transaction.open_table(NONCES)?;
-    let mut closed = transaction.open_table(CLOSED)?;
-    for Record { key, at, closes } in records {
-        nonces.insert(key_bytes(key), at.as_micros())?;
-        for service in closes {
-            closed.insert((*key.0.expose(), service.as_str()), at.as_micros())?;
-        }
-    }
-    Ok(())
-}
-
-fn forget(transaction: &WriteTransaction, Purge { keys, floor }: &Purge) -> Result<(), redb::Error> {
-    let mut nonces = transaction.open_table(NONCES)?;
-    for key in keys {
-        nonces.remove(key_bytes(key))?;
-    }
-    let mut floors = transaction.open_table(FLOOR)?;
-    // A commit that failed may have raised it already, and deleted what only this floor keeps out.
-    let floor = floor.as_micros().max(floors.get(())?.map_or(0, |floor| floor.value()));
-    floors.insert((), floor)?;
-    transaction.open_table(CLOSED)?.retain(|_, at| at > floor)?;
-    Ok(())
-}
-
-fn read(database: &Database, now: BootTime) -> Result<Memory, redb::Error> {
-    let transaction = database.begin_read()?;
-    let corrupted = |what: String| redb::Error::Corrupted(what);
-    let floor = transaction.open_table(FLOOR)?.get(())?.map(|floor| floor.value());
-    let floor = floor.ok_or_else(|| corrupted("it has no floor".to_owned()))?;
-    let mut memory = Memory::new(WallTime::from_micros(floor));
-    for row in transaction.open_table(NONCES)?.iter()? {
-        let (key, at) = row?;
-        let record =
-            Record { key: split_key(&key.value()), at: WallTime::from_micros(at.value()), closes: vec![] };
-        memory.remember(&record, now);
-    }
-    for row in transaction.open_table(CLOSED)?.iter()? {
-        let (key, at) = row?;
-        let (client, service) = key.value();
-        let service: ServiceName = service
-            .parse()
-            .map_err(|error| corrupted(format!("a closed service's name does not read: {error}")))?;
-        memory.remember_closed(ClientId::from_bytes(client), service, WallTime::from_micros(at.value()));
+fn read(tables: &Tables, unwritten: &[Record], now: BootTime) -> Result<Memory, StoreError> {
+    let mut memory = tables.read(now)?;
+    for record in unwritten {
+        memory.remember(record, now);
     }
     Ok(memory)
-}
-
-fn key_bytes((client, nonce): &ReplayKey) -> [u8; KEY_LEN] {
-    let mut bytes = [0; KEY_LEN];
-    bytes[..CLIENT_ID_LEN].copy_from_slice(client.expose());
-    bytes[CLIENT_ID_LEN..].copy_from_slice(nonce);
-    bytes
-}
-
-fn split_key(bytes: &[u8; KEY_LEN]) -> ReplayKey {
-    let (client, nonce) = bytes.split_first_chunk().expect("a key is longer than a client id");
-    (ClientId::from_bytes(*client), *nonce.first_chunk().expect("a key is a client id and a nonce"))
 }

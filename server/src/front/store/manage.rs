@@ -1,20 +1,17 @@
 //! What is done to a store while no gate has it open: one begins, is looked at, is reset. It takes rights in the
 //! folder that the running front does not have.
 
-use std::fs::{self, File};
-use std::io;
-use std::ops::Bound;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use postern_proto::{Tolerance, WallTime};
-use redb::StorageBackend;
-use redb::backends::FileBackend;
 use tempfile::NamedTempFile;
 use tracing::warn;
 
 use super::error::StoreError;
-use super::file::{StoreFile, refuse_empty};
+use super::file::{StoreFile, lock, read_copy};
 use crate::clock::Now;
 
 /// What a look at a store shows.
@@ -75,20 +72,19 @@ pub fn prepare(folder: &Path, floor: WallTime) -> Result<(), StoreError> {
 pub(crate) fn examine(folder: &Path) -> Result<Condition, StoreError> {
     let path = path_in(folder);
     let failed = |cause| StoreError::Io { path: path.clone(), cause };
-    let file = match File::open(&path) {
+    let mut file = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Condition::Missing),
         file => file.map_err(failed)?,
     };
-    refuse_empty(&path, &file)?;
     // Held while it is read, so that no gate writes to it meanwhile.
-    let lock = file_backend(&path, &file)?;
-    match lock.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
-        Ok(true) => {}
-        Ok(false) => return Ok(Condition::InUse),
-        Err(error) => return Err(failed(io::Error::other(error))),
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(Condition::InUse),
+        Err(TryLockError::Error(cause)) => return Err(failed(cause)),
     }
-    let bytes = fs::read(&path).map_err(failed)?;
-    let memory = StoreFile::open_copy(&path, &bytes)?.read(Now::read().boot)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    let memory = read_copy(&path, &bytes, Now::read().boot)?;
     Ok(Condition::Sound { knocks: memory.knocks() })
 }
 
@@ -104,12 +100,10 @@ pub(crate) fn reset(folder: &Path, now: WallTime, tolerance: Tolerance) -> Resul
     let failed = |cause| StoreError::Io { path: path.clone(), cause };
     let old = match File::options().read(true).write(true).open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        file => Some(file_backend(&path, &file.map_err(failed)?)?),
+        file => Some(file.map_err(failed)?),
     };
-    match old.as_ref().map(|old| old.try_lock_range(Bound::Unbounded, Bound::Unbounded)) {
-        None | Some(Ok(true)) => {}
-        Some(Ok(false)) => return Err(StoreError::Locked { path }),
-        Some(Err(error)) => return Err(failed(io::Error::other(error))),
+    if let Some(old) = &old {
+        lock(&path, old)?;
     }
     let floor = now.after(tolerance.duration());
     let new = begin(folder, floor)?;
@@ -140,12 +134,6 @@ fn begin(folder: &Path, floor: WallTime) -> Result<NamedTempFile, StoreError> {
     StoreFile::init(&path, file, floor)?;
     new.as_file().sync_all().map_err(|cause| StoreError::Io { path, cause })?;
     Ok(new)
-}
-
-/// redb's own locks, whatever they are made of.
-fn file_backend(path: &Path, file: &File) -> Result<FileBackend, StoreError> {
-    let file = file.try_clone().map_err(|cause| StoreError::Io { path: path.to_owned(), cause })?;
-    FileBackend::new(file).map_err(|error| StoreError::from_redb(path, error.into()))
 }
 
 /// A file whose name is lost with the power would be a store that has forgotten everything.

@@ -3,7 +3,9 @@
 //!
 //! ```text
 //! Store       commits; goes on when the disk does      (this file)
-//! StoreFile   one open file: tables and transactions   (file, redb)
+//! StoreFile   one open file: journal, then tables      (file)
+//!   Journal   what the tables do not hold yet: one write and one flush, which a knock waits for
+//!   Tables    all that is remembered, and the floor: redb; written behind many knocks, and to forget
 //! manage      begin · look at · reset                  (what is done while no gate has it open)
 //! ```
 //!
@@ -12,7 +14,7 @@
 //! - What the running gate remembers covers what its store holds. A failed commit may have reached the disk or not;
 //!   its knocks stay remembered and refused either way, and are written with the next commit that succeeds.
 //! - After a failure the file is closed, and opened anew for a later commit. It is gone on with only when the last
-//!   commit in it, by its mark, is of this run, and not older than the last that was durable: not a new store, not
+//!   commit in it is of this run, and not older than the last that was durable: not a new store, not
 //!   a copy from a backup, not one that another gate has written to.
 //! - A commit counts only if the path still leads to the file it went to. What is written to a deleted file is durable
 //!   and forgotten all the same.
@@ -29,7 +31,9 @@ use crate::clock::Now;
 
 mod error;
 mod file;
+mod journal;
 mod manage;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -37,7 +41,8 @@ pub use error::StoreError;
 pub use manage::prepare;
 pub(crate) use manage::{Condition, FILE, Reset, examine, path_in, reset};
 
-use file::{Mark, StoreFile};
+use file::{Position, StoreFile};
+use tables::{Mark, Run};
 
 /// A store that failed is tried again with the first knock after so much time: a disk that is full or dead is not
 /// asked for every knock.
@@ -50,11 +55,9 @@ pub struct Store {
     path: PathBuf,
     /// Closed while it cannot be used.
     file: Option<StoreFile>,
-    run: [u8; 8],
-    /// The number of this run's last commit that is known to be durable.
-    durable: u64,
-    /// The number of the last commit that was tried.
-    tried: u64,
+    run: Run,
+    /// The last commit that is known to be durable.
+    durable: Position,
     trouble: Option<Trouble>,
     /// Knocks that were refused because they could not be recorded. Without them in the store, the first replay after
     /// a restart would be as good as a new knock.
@@ -96,9 +99,9 @@ impl Store {
             .map_err(|_| failed(io::Error::other("the system gives no random bytes")))?;
         let file = StoreFile::open(&path)?;
         let memory = file.read(now.boot)?;
-        let mut store =
-            Self { path, file: Some(file), run, durable: 0, tried: 0, trouble: None, owed: vec![] };
-        store.write(&[], None)?;
+        let mut store = Self { path, file: None, run, durable: file.position(), trouble: None, owed: vec![] };
+        // From now on it is this run's.
+        store.keep(file.write(run, &[], None)?)?;
         Ok((store, memory))
     }
 
@@ -134,28 +137,42 @@ impl Store {
         self.trouble.as_ref().is_some_and(|trouble| trouble.out_of_reach)
     }
 
+    /// Ends with all that is remembered in the tables, whose damage is noticed wherever it is.
+    ///
+    /// # Errors
+    /// [`StoreError`] when they cannot be written: what the journal holds is read from there.
+    pub(crate) fn close(self) -> Result<(), StoreError> {
+        match self.file {
+            Some(file) if file.has_unwritten() => file.write(self.run, &[], None).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// Any failure, in whatever state it leaves the file, leaves it closed.
     fn write(&mut self, new: &[&Record], purge: Option<&Purge>) -> Result<(), StoreError> {
         let file = match self.file.take() {
             Some(file) => file,
             None => self.reopen()?,
         };
-        self.tried += 1;
-        let mark = Mark { run: self.run, number: self.tried };
-        let file = file.write(mark, self.owed.iter().chain(new.iter().copied()), purge)?;
+        let records: Vec<_> = self.owed.iter().chain(new.iter().copied()).collect();
+        let file = file.commit(self.run, &records, purge)?;
+        self.keep(file)
+    }
+
+    fn keep(&mut self, file: StoreFile) -> Result<(), StoreError> {
         // Behind the commit, not before it: a file that is still there now was there when it was written.
         file.check_place()?;
-        self.durable = mark.number;
+        self.durable = file.position();
         self.file = Some(file);
         Ok(())
     }
 
     fn reopen(&self) -> Result<StoreFile, StoreError> {
         let file = StoreFile::open(&self.path)?;
-        let problem = match file.mark()? {
+        let problem = match file.position().mark {
             Some(Mark { run, .. }) if run != self.run => "another gate or a reset has written to it",
             None => "it is new",
-            Some(Mark { number, .. }) if number < self.durable => "it is an older copy",
+            Some(_) if file.position().is_before(self.durable) => "it is an older copy",
             Some(_) => return Ok(file),
         };
         Err(StoreError::Strange { path: self.path.clone(), problem })

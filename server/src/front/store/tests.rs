@@ -92,6 +92,37 @@ fn what_is_committed_is_there_after_opening_again() {
     assert!(!memory.is_below_floor(WallTime::from_secs(1_101)));
 }
 
+/// Whatever is in the journal and what in the tables, a gate that starts remembers all of it; so does one behind that.
+#[test]
+fn commits_without_end_are_all_there_after_a_kill() {
+    let mut bench = Bench::new();
+    let all: Vec<_> = (0..3_000_u32)
+        .map(|number| {
+            let mut record = record(0, 1_100, &[]);
+            record.key.1[..4].copy_from_slice(&number.to_le_bytes());
+            record
+        })
+        .collect();
+    let (small, large) = all.split_at(600);
+    for record in small {
+        assert!(bench.records(record));
+    }
+    // More than a few of them have room for.
+    for batch in large.chunks(600) {
+        for _ in 0..12 {
+            bench.store.as_mut().unwrap().commit(batch, None).unwrap();
+        }
+    }
+    let killed = fs::read(bench.file()).unwrap();
+    bench.store = None;
+    fs::write(bench.file(), killed).unwrap();
+    for _ in 0..2 {
+        let memory = bench.memory();
+        assert_eq!(memory.knocks(), all.len());
+        assert!(all.iter().all(|record| memory.contains(&record.key)));
+    }
+}
+
 #[test]
 fn knocks_made_before_a_new_store_are_stale() {
     let mut bench = Bench::new();
@@ -107,7 +138,8 @@ fn knocks_made_before_a_new_store_are_stale() {
 
 #[test]
 fn a_file_that_is_no_store_is_refused_and_kept() {
-    for content in [&b"this is not a store, but it is somebody's file"[..], b""] {
+    let journal = vec![0; journal::LEN];
+    for content in [&b"this is not a store, but it is somebody's file"[..], b"", &journal] {
         let folder = tempdir().unwrap();
         let path = path_in(folder.path());
         fs::write(&path, content).unwrap();

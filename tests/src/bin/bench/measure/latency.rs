@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{Plan, in_turns, millis};
-use crate::commit::Store;
+use crate::commit::Journal;
 use crate::contenders::{Contender, Setup};
 use crate::prober::{Pace, Prober, be_ordinary};
 use crate::processors::leave_one;
@@ -52,7 +52,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     }
     section.notes.push(
         "A fresh SYN every 0.25 ms; measured up to the sending of the first that is answered, so too long by 0.125 ms in \
-         the mean. Each knock from an address of its own. The commit: one of the gate's store, by itself, on the same \
+         the mean. Each knock from an address of its own. The commit: one like the gate's, one write and one flush, by itself, on the same \
          disk, between the knocks and under the same probes. Who sends and measures has a processor of its own, which \
          also does what the kernel does with a packet that comes in; the contender and the commit have the others."
             .to_owned(),
@@ -61,7 +61,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
 }
 
 fn round(contender: Contender, scene: &mut Scene, knocks: usize, samples: &mut Samples) -> Result<()> {
-    let mut store = scene.contender.state().map(Store::below).transpose()?;
+    let mut journal = scene.contender.state().map(Journal::below).transpose()?;
     // Made ahead: some clients take longer to start than a knock takes to open.
     let knocks = scene.knocks(knocks)?;
     ensure!(!knocks.is_empty(), "no knock to be made");
@@ -70,10 +70,10 @@ fn round(contender: Contender, scene: &mut Scene, knocks: usize, samples: &mut S
         thread::sleep(Duration::from_millis(2) + more);
     };
     for knock in knocks {
-        if let Some(store) = &mut store {
+        if let Some(journal) = &mut journal {
             rest();
             let nobody = Knock { from: scene.address(), packets: vec![] };
-            samples.commits.push(commit(store, &scene.prober, nobody)?);
+            samples.commits.push(commit(journal, &scene.prober, nobody)?);
         }
         rest();
         match scene.prober.one(knock, Pace::Even, LIMIT)? {
@@ -85,12 +85,12 @@ fn round(contender: Contender, scene: &mut Scene, knocks: usize, samples: &mut S
 }
 
 /// A commit as a knock meets it: out of an idle moment, by a thread of its own, and while the same probes go out.
-fn commit(store: &mut Store, prober: &Prober, nobody: Knock) -> Result<f64> {
+fn commit(journal: &mut Journal, prober: &Prober, nobody: Knock) -> Result<f64> {
     thread::scope(|scope| {
         let commit = scope.spawn(|| {
             leave_one()?;
             be_ordinary()?;
-            store.commit()
+            journal.commit()
         });
         prober.one(nobody, Pace::Even, COMMITTED)?;
         commit.join().expect("a commit does not panic")
