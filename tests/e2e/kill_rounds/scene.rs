@@ -124,7 +124,8 @@ fn recorded(gate: &Gate) -> Result<HashSet<UsedNonce>> {
     let (journal, tables) = bytes.split_at_checked(JOURNAL).context("a journal")?;
     let copy = gate.directory().join("copy.redb");
     fs::write(&copy, tables)?;
-    let table = Database::open(&copy)?.begin_read()?.open_table(NONCES)?;
+    let database = Database::open(&copy)?;
+    let table = database.begin_read()?.open_table(NONCES)?;
     let nonce = |key: &[u8]| <[u8; NONCE_LEN]>::try_from(&key[CLIENT_ID_LEN..]).context("a nonce");
     let mut nonces = table.iter()?.map(|row| nonce(&row?.0.value())).collect::<Result<HashSet<_>>>()?;
     // Those of entries that do not count any more are in the tables too.
