@@ -158,6 +158,17 @@ impl Disk {
     }
 }
 
+/// Has the image of a disk that is at rest hold no blocks any more that are all zeros: where it grows by them, so it does when
+/// they are written.
+///
+/// # Errors
+/// When that fails.
+pub fn give_room_away(image: &Path) -> Result<()> {
+    let mut fallocate = Command::new("fallocate");
+    fallocate.arg("--dig-holes").arg(image);
+    succeed(fallocate, b"", LONG).map(drop)
+}
+
 impl Drop for Disk {
     fn drop(&mut self) {
         remove(&self.at);

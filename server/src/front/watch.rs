@@ -104,6 +104,7 @@ impl Watch {
         let result = if self.begins()? { self.work() } else { Ok(()) };
         self.count_dropped();
         self.desk.counted().log();
+        self.pulse.pause();
         self.recorder.close();
         result
     }

@@ -22,6 +22,9 @@ use super::Moment;
 
 /// The front's table: client id and nonce, to the time of the knock.
 const NONCES: TableDefinition<[u8; CLIENT_ID_LEN + NONCE_LEN], u64> = TableDefinition::new("nonces");
+/// One row: the mark of the last write.
+const MARK: TableDefinition<(), Mark> = TableDefinition::new("mark");
+type Mark = ([u8; 8], u64);
 
 /// How much of the store's file its journal is; the tables follow.
 const JOURNAL: usize = 2 << 20;
@@ -128,23 +131,20 @@ fn recorded(gate: &Gate) -> Result<HashSet<UsedNonce>> {
     let table = database.begin_read()?.open_table(NONCES)?;
     let nonce = |key: &[u8]| <[u8; NONCE_LEN]>::try_from(&key[CLIENT_ID_LEN..]).context("a nonce");
     let mut nonces = table.iter()?.map(|row| nonce(&row?.0.value())).collect::<Result<HashSet<_>>>()?;
-    // Those of entries that do not count any more are in the tables too.
+    let mark = database.begin_read()?.open_table(MARK)?.get(())?.context("a mark")?.value();
     let entries = (0..JOURNAL).step_by(PAGE).filter_map(|at| entry(&journal[at..]));
-    nonces.extend(entries.flatten().map(|((_, nonce), ..)| nonce));
+    let counting = entries.filter(|(after, ..)| *after == mark);
+    nonces.extend(counting.flat_map(|(.., records)| records).map(|((_, nonce), ..)| nonce));
     Ok(nonces)
 }
 
 /// Client id and nonce, the time of the knock, the services that it closes.
 type Record = (([u8; CLIENT_ID_LEN], UsedNonce), u64, Vec<String>);
 
-/// The records of an entry of the journal, where a whole one begins.
-fn entry(page: &[u8]) -> Option<Vec<Record>> {
+/// An entry of the journal, where a whole one begins: the tables' mark when it was made, its number and records.
+fn entry(page: &[u8]) -> Option<(Mark, u64, Vec<Record>)> {
     let (sum, rest) = page.split_at(SHA256_OUTPUT_LEN);
     let (len, rest) = rest.split_first_chunk()?;
     let entry = rest.get(..u32::from_le_bytes(*len) as usize)?;
-    if digest(&SHA256, entry).as_ref() != sum {
-        return None;
-    }
-    let (_mark, _number, records): (([u8; 8], u64), u64, Vec<Record>) = postcard::from_bytes(entry).ok()?;
-    Some(records)
+    (digest(&SHA256, entry).as_ref() == sum).then(|| postcard::from_bytes(entry).ok()).flatten()
 }

@@ -23,7 +23,7 @@ pub enum StoreError {
     },
     /// It does not hold what was written to it.
     #[error(
-        "replay store {}: damaged ({cause}); it is left as it is: see what `posternd state reset` costs",
+        "replay store {}: damaged ({cause}); it is kept: see what `posternd state reset` costs",
         path.display()
     )]
     Damaged {

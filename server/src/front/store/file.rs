@@ -11,25 +11,13 @@ use redb::backends::{FileBackend, InMemoryBackend};
 use rustix::fs::{Advice, fadvise};
 
 use super::error::StoreError;
-use super::journal::{self, Journal};
-use super::tables::{Mark, Run, Tables};
+use super::journal::{self, Journal, Position};
+use super::tables::{Mark, Tables};
 use crate::clock::BootTime;
 use crate::front::gate::{Memory, Purge, Record};
 
-/// Which commit was the last: a write of the tables, none in a new store, and so many entries of the journal behind it.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Position {
-    pub(super) mark: Option<Mark>,
-    pub(super) entries: u64,
-}
-
-impl Position {
-    /// Whether it is of an earlier commit than another one of the same run.
-    pub(super) fn is_before(self, other: Self) -> bool {
-        let order = |position: Self| (position.mark.map(|mark| mark.number), position.entries);
-        order(self) < order(other)
-    }
-}
+/// Knocks that the tables are behind, at the most: nobody reads packets while they are written.
+const UNWRITTEN: usize = 2_048;
 
 /// An open store. It is locked; dropping it unlocks it.
 pub(super) struct StoreFile {
@@ -38,7 +26,6 @@ pub(super) struct StoreFile {
     journal: Journal,
     /// What the journal holds and the tables do not.
     unwritten: Vec<Record>,
-    position: Position,
     path: PathBuf,
     identity: Identity,
 }
@@ -61,9 +48,9 @@ impl StoreFile {
         file.read_exact_at(&mut journal, 0).map_err(failed)?;
         let same = file.try_clone().map_err(failed)?;
         let tables = Tables::open(path, || Ok(FileBackend::new(same)?))?;
-        let (position, unwritten) = place(path, &tables, &journal)?;
-        let (journal, identity) = (Journal::default(), identity(&metadata));
-        let file = Self { file, tables, journal, unwritten, position, path: path.to_owned(), identity };
+        let (journal, unwritten) = behind(path, &tables, &journal)?;
+        let identity = identity(&metadata);
+        let file = Self { file, tables, journal, unwritten, path: path.to_owned(), identity };
         file.check_place()?;
         Ok(file)
     }
@@ -82,41 +69,39 @@ impl StoreFile {
 
     /// The last commit.
     pub(super) const fn position(&self) -> Position {
-        self.position
+        self.journal.position()
     }
 
-    /// Commits durably: in the journal, or, where that has no room or something is to be forgotten, in the tables. Gives
-    /// itself back only when that succeeded.
+    /// Commits durably: in the journal, or in the tables, as this write of them, where that has no room or something is to
+    /// be forgotten. Gives itself back only when that succeeded.
     pub(super) fn commit(
         mut self,
-        run: Run,
+        mark: Mark,
         records: &[&Record],
         purge: Option<&Purge>,
     ) -> Result<Self, StoreError> {
-        let is_appended = purge.is_none() && {
-            let appended = self.journal.append(&self.file, records);
-            appended.map_err(|cause| StoreError::Io { path: self.path.clone(), cause })?
-        };
-        if !is_appended {
-            return self.write(run, records, purge);
+        if purge.is_some() || self.unwritten.len() + records.len() > UNWRITTEN || !self.append(records)? {
+            return self.write(mark, records, purge);
         }
         self.unwritten.extend(records.iter().copied().cloned());
-        self.position.entries += 1;
         Ok(self)
+    }
+
+    fn append(&mut self, records: &[&Record]) -> Result<bool, StoreError> {
+        let appended = self.journal.append(&self.file, records);
+        appended.map_err(|cause| StoreError::Io { path: self.path.clone(), cause })
     }
 
     /// Writes the tables: what the journal holds, and this.
     pub(super) fn write(
         self,
-        run: Run,
+        mark: Mark,
         records: &[&Record],
         purge: Option<&Purge>,
     ) -> Result<Self, StoreError> {
-        let mark = Mark { run, number: self.position.mark.map_or(0, |last| last.number) + 1 };
         let records = self.unwritten.iter().chain(records.iter().copied());
         let tables = self.tables.write(mark, records, purge)?;
-        let (journal, position) = (Journal::behind(mark), Position { mark: Some(mark), entries: 0 });
-        Ok(Self { tables, journal, position, unwritten: vec![], ..self })
+        Ok(Self { tables, journal: Journal::behind(mark), unwritten: vec![], ..self })
     }
 
     /// Whether there is something that only the journal holds.
@@ -145,7 +130,7 @@ pub(super) fn read_copy(path: &Path, bytes: &[u8], now: BootTime) -> Result<Memo
         copy.write(0, bytes)?;
         Ok(copy)
     })?;
-    let (_, unwritten) = place(path, &tables, &bytes[..journal::LEN])?;
+    let (_, unwritten) = behind(path, &tables, &bytes[..journal::LEN])?;
     read(&tables, &unwritten, now)
 }
 
@@ -174,13 +159,10 @@ fn identity(metadata: &fs::Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
-/// Where the last commit is, and what the journal holds that the tables do not.
-fn place(path: &Path, tables: &Tables, journal: &[u8]) -> Result<(Position, Vec<Record>), StoreError> {
-    let mark = tables.mark()?;
-    let entries = journal::read(journal, mark)
-        .map_err(|problem| StoreError::Damaged { path: path.to_owned(), cause: problem.to_owned() })?;
-    let position = Position { mark, entries: entries.len() as u64 };
-    Ok((position, entries.into_values().flatten().collect()))
+/// What the journal holds that the tables do not.
+fn behind(path: &Path, tables: &Tables, journal: &[u8]) -> Result<(Journal, Vec<Record>), StoreError> {
+    Journal::read(journal, tables.mark()?)
+        .map_err(|problem| StoreError::Damaged { path: path.to_owned(), cause: problem.to_owned() })
 }
 
 fn read(tables: &Tables, unwritten: &[Record], now: BootTime) -> Result<Memory, StoreError> {

@@ -41,7 +41,8 @@ pub use error::StoreError;
 pub use manage::prepare;
 pub(crate) use manage::{Condition, FILE, Reset, examine, path_in, reset};
 
-use file::{Position, StoreFile};
+use file::StoreFile;
+use journal::Position;
 use tables::{Mark, Run};
 
 /// A store that failed is tried again with the first knock after so much time: a disk that is full or dead is not
@@ -58,6 +59,8 @@ pub struct Store {
     run: Run,
     /// The last commit that is known to be durable.
     durable: Position,
+    /// The number of the last write of the tables that was tried. None is tried twice, not in another file either.
+    tried: u64,
     trouble: Option<Trouble>,
     /// Knocks that were refused because they could not be recorded. Without them in the store, the first replay after
     /// a restart would be as good as a new knock.
@@ -99,9 +102,12 @@ impl Store {
             .map_err(|_| failed(io::Error::other("the system gives no random bytes")))?;
         let file = StoreFile::open(&path)?;
         let memory = file.read(now.boot)?;
-        let mut store = Self { path, file: None, run, durable: file.position(), trouble: None, owed: vec![] };
+        let durable = file.position();
+        let tried = durable.mark.map_or(0, |last| last.number);
+        let mut store = Self { path, file: None, run, durable, tried, trouble: None, owed: vec![] };
         // From now on it is this run's.
-        store.keep(file.write(run, &[], None)?)?;
+        let mark = store.next_mark();
+        store.keep(file.write(mark, &[], None)?)?;
         Ok((store, memory))
     }
 
@@ -137,26 +143,35 @@ impl Store {
         self.trouble.as_ref().is_some_and(|trouble| trouble.out_of_reach)
     }
 
-    /// Ends with all that is remembered in the tables, whose damage is noticed wherever it is.
+    /// Ends with all that is remembered in the tables, where all damage is noticed.
     ///
     /// # Errors
     /// [`StoreError`] when they cannot be written: what the journal holds is read from there.
-    pub(crate) fn close(self) -> Result<(), StoreError> {
-        match self.file {
-            Some(file) if file.has_unwritten() => file.write(self.run, &[], None).map(drop),
-            _ => Ok(()),
+    pub(crate) fn close(mut self) -> Result<(), StoreError> {
+        let file = self.take()?;
+        if file.has_unwritten() || !self.owed.is_empty() {
+            let mark = self.next_mark();
+            let owed: Vec<_> = self.owed.iter().collect();
+            file.write(mark, &owed, None)?.check_place()?;
         }
+        Ok(())
     }
 
     /// Any failure, in whatever state it leaves the file, leaves it closed.
     fn write(&mut self, new: &[&Record], purge: Option<&Purge>) -> Result<(), StoreError> {
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => self.reopen()?,
-        };
+        let (file, mark) = (self.take()?, self.next_mark());
         let records: Vec<_> = self.owed.iter().chain(new.iter().copied()).collect();
-        let file = file.commit(self.run, &records, purge)?;
+        let file = file.commit(mark, &records, purge)?;
         self.keep(file)
+    }
+
+    fn take(&mut self) -> Result<StoreFile, StoreError> {
+        self.file.take().map_or_else(|| self.reopen(), Ok)
+    }
+
+    const fn next_mark(&mut self) -> Mark {
+        self.tried += 1;
+        Mark { run: self.run, number: self.tried }
     }
 
     fn keep(&mut self, file: StoreFile) -> Result<(), StoreError> {

@@ -30,7 +30,7 @@ const NONCES: TableDefinition<[u8; KEY_LEN], u64> = TableDefinition::new("nonces
 const CLOSED: TableDefinition<([u8; CLIENT_ID_LEN], &str), u64> = TableDefinition::new("closed");
 /// One row: the floor.
 const FLOOR: TableDefinition<(), u64> = TableDefinition::new("floor");
-/// One row: the last commit's mark.
+/// One row: the last write's mark.
 const MARK: TableDefinition<(), ([u8; 8], u64)> = TableDefinition::new("mark");
 
 /// Of the file's content that is kept in memory, at the most; redb's own default is 1 GB.
@@ -39,7 +39,8 @@ const CACHE: usize = 8 * 1024 * 1024;
 /// Which run of the gate it is: random.
 pub(super) type Run = [u8; 8];
 
-/// Which write of the tables it is, and by which run of the gate: each has a higher number than the one before.
+/// Which write of the tables it is, and by which run of the gate: each has a higher number than those before, in whatever
+/// file those were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     pub(super) run: Run,

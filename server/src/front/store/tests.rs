@@ -216,6 +216,30 @@ fn an_older_copy_of_the_store_is_not_gone_on_with() {
     assert!(bench.records(&record(5, 1_100, &[])), "the right one is back");
 }
 
+/// A copy is gone on with, and holds what came then; the file that it was made of, which was written to as often, does not.
+#[test]
+fn two_files_of_one_run_are_told_apart() {
+    let mut bench = Bench::new();
+    assert!(bench.records(&record(1, 1_100, &[])));
+    fs::copy(bench.file(), bench.aside()).unwrap();
+    let first = bench.folder.path().join("first");
+    fs::rename(bench.file(), &first).unwrap();
+    fs::rename(bench.aside(), bench.file()).unwrap();
+    let purge = Purge { keys: vec![], floor: BEGIN };
+    assert!(bench.store.as_mut().unwrap().commit([], Some(&purge)).is_none(), "written to the first file");
+    let second = record(2, 1_100, &[]);
+    assert!(bench.records(&second), "{}", bench.trouble());
+    fs::rename(bench.file(), bench.aside()).unwrap();
+    fs::rename(&first, bench.file()).unwrap();
+    for nonce in 3..=5 {
+        assert!(!bench.records(&record(nonce, 1_100, &[])));
+    }
+    assert!(bench.trouble().contains("an older copy"), "{}", bench.trouble());
+    fs::rename(bench.aside(), bench.file()).unwrap();
+    assert!(bench.records(&record(6, 1_100, &[])));
+    assert!(bench.memory().contains(&second.key));
+}
+
 #[test]
 fn a_store_that_another_gate_has_written_to_is_not_gone_on_with() {
     let mut bench = Bench::new();

@@ -52,7 +52,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     }
     section.notes.push(
         "A fresh SYN every 0.25 ms; measured up to the sending of the first that is answered, so too long by 0.125 ms in \
-         the mean. Each knock from an address of its own. The commit: one like the gate's, one write and one flush, by itself, on the same \
+         the mean. Each knock from an address of its own. The commit: one like the gate's, by itself, on the same \
          disk, between the knocks and under the same probes. Who sends and measures has a processor of its own, which \
          also does what the kernel does with a packet that comes in; the contender and the commit have the others."
             .to_owned(),
