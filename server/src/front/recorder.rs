@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, ensure};
-use tracing::warn;
 
 use super::gate::{self, Outcome, Purge, Refused, Unrecorded};
 use super::store::{Receipt, Store};
@@ -66,6 +65,11 @@ impl Recorder {
         Ok(())
     }
 
+    /// Has the store do what no knock should wait for.
+    pub(super) fn settle(&mut self) {
+        self.store.settle();
+    }
+
     /// Has the store forget; whether it has.
     pub(super) fn forget(&mut self, purge: &Purge) -> bool {
         self.store.commit([], Some(purge)).is_some()
@@ -90,13 +94,6 @@ impl Recorder {
     pub(super) fn check_reach(&self) -> anyhow::Result<()> {
         ensure!(!self.store.is_out_of_reach(), "the folder of the replay store is another one than it was");
         Ok(())
-    }
-
-    /// Ends with everything in its place.
-    pub(super) fn close(self) {
-        if let Err(error) = self.store.close() {
-            warn!("what was recorded stays in the journal: {error}");
-        }
     }
 
     fn release(&mut self, batch: Vec<Unrecorded>, receipt: &Receipt) -> anyhow::Result<Recorded> {

@@ -104,8 +104,7 @@ impl Watch {
         let result = if self.begins()? { self.work() } else { Ok(()) };
         self.count_dropped();
         self.desk.counted().log();
-        self.pulse.pause();
-        self.recorder.close();
+        self.settle();
         result
     }
 
@@ -234,8 +233,8 @@ impl Watch {
         self.recorder.check_reach()
     }
 
-    /// Keeps the next epoch's hints coming, here and in the kernel, has forgotten what can be, and has the warden know how
-    /// the front does: soon after something was counted, and now and then, for what only the kernel counts and for a new
+    /// Keeps the next epoch's hints coming, here and in the kernel, has forgotten what can be, brings the store in order, and
+    /// has the warden know how the front does: soon after something was counted, and now and then, for what only the kernel counts and for a new
     /// warden. All at one time: each timer of its own would wake an idle host.
     fn tend(&mut self) -> anyhow::Result<()> {
         let now = Now::read();
@@ -246,6 +245,8 @@ impl Watch {
         if forgets && !forgets_more {
             self.last_tick = now.boot;
         }
+        self.settle();
+        self.recorder.check_reach()?;
         self.count_dropped();
         let interfaces = self.captures.iter().map(|watched| watched.capture.interface().to_owned()).collect();
         self.recorder.note(Note { counters: self.desk.counted(), interfaces })?;
@@ -277,6 +278,12 @@ impl Watch {
         }
         self.recorder.check_reach()?;
         Ok(is_done)
+    }
+
+    fn settle(&mut self) {
+        self.pulse.pause();
+        self.recorder.settle();
+        self.pulse.beat(Now::read().boot);
     }
 
     fn count_dropped(&mut self) {

@@ -72,8 +72,8 @@ impl StoreFile {
         self.journal.position()
     }
 
-    /// Commits durably: in the journal, or in the tables, as this write of them, where that has no room or something is to
-    /// be forgotten. Gives itself back only when that succeeded.
+    /// Commits durably: in the journal, or in the tables, where that has no room or something is to be forgotten. Gives
+    /// itself back only when that succeeded.
     pub(super) fn commit(
         mut self,
         mark: Mark,
@@ -92,13 +92,12 @@ impl StoreFile {
         appended.map_err(|cause| StoreError::Io { path: self.path.clone(), cause })
     }
 
-    /// Writes the tables: what the journal holds, and this.
-    pub(super) fn write(
-        self,
-        mark: Mark,
-        records: &[&Record],
-        purge: Option<&Purge>,
-    ) -> Result<Self, StoreError> {
+    /// Has the tables take over what the journal holds, and this.
+    pub(super) fn settle(self, mark: Mark, records: &[&Record]) -> Result<Self, StoreError> {
+        self.write(mark, records, None)
+    }
+
+    fn write(self, mark: Mark, records: &[&Record], purge: Option<&Purge>) -> Result<Self, StoreError> {
         let records = self.unwritten.iter().chain(records.iter().copied());
         let tables = self.tables.write(mark, records, purge)?;
         Ok(Self { tables, journal: Journal::behind(mark), unwritten: vec![], ..self })

@@ -7,9 +7,9 @@
 //! ```
 //! - An entry counts while the mark in it is the tables' own, and entries of one mark are numbered from 0. So when the
 //!   tables are written, all entries count no more, at once, and nothing has to be cleared.
-//! - An entry stands there twice, far apart, and either copy will do. Where neither reads, and none behind it does, its
-//!   flush has not returned, and nobody was let in; where one behind it does, the journal is damaged. (What remains is
-//!   damage to both copies of all from some entry on to the last.)
+//! - An entry stands there twice, and either copy will do. Where neither reads, and none behind it does, its flush has not
+//!   returned, and nobody was let in; where one behind it does, the journal is damaged. (What remains is damage to all from
+//!   some entry on to the last, which for this has to hit what came in the half second before a crash.)
 //! - Its room is fixed and was written once: on most file systems an append changes nothing else.
 
 use std::collections::BTreeMap;
@@ -22,10 +22,8 @@ use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use super::tables::Mark;
 use crate::front::gate::Record;
 
-/// How much of the file is the journal.
+/// How much of the file is the journal: room for 256 small entries.
 pub(super) const LEN: usize = 2 << 20;
-/// The copies' part of it: room for 256 small entries.
-const HALF: usize = LEN / 2;
 const PAGE: usize = 4096;
 
 /// Where the journal is.
@@ -88,14 +86,13 @@ impl Journal {
     pub(super) fn append(&mut self, file: &File, records: &[&Record]) -> io::Result<bool> {
         let Position { mark, entries } = self.position;
         let (Some(mark), Some(at)) = (mark, self.end) else { return Ok(false) };
-        let entry = encode(mark, entries, records)?;
-        let end = at + entry.len();
-        if end > HALF {
+        // Beside one another, they are one write for the disk.
+        let copies = encode(mark, entries, records)?.repeat(2);
+        let end = at + copies.len();
+        if end > LEN {
             return Ok(false);
         }
-        for half in [0, HALF] {
-            file.write_all_at(&entry, (half + at) as u64)?;
-        }
+        file.write_all_at(&copies, at as u64)?;
         file.sync_data()?;
         (self.position.entries, self.end) = (entries + 1, Some(end));
         Ok(true)

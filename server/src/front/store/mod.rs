@@ -104,10 +104,9 @@ impl Store {
         let memory = file.read(now.boot)?;
         let durable = file.position();
         let tried = durable.mark.map_or(0, |last| last.number);
-        let mut store = Self { path, file: None, run, durable, tried, trouble: None, owed: vec![] };
+        let mut store = Self { path, file: Some(file), run, durable, tried, trouble: None, owed: vec![] };
         // From now on it is this run's.
-        let mark = store.next_mark();
-        store.keep(file.write(mark, &[], None)?)?;
+        store.write(&[], StoreFile::settle)?;
         Ok((store, memory))
     }
 
@@ -121,9 +120,8 @@ impl Store {
         let new: Vec<_> = records.into_iter().collect();
         let too_early = self.trouble.as_ref().is_some_and(|trouble| Instant::now() < trouble.retry_at);
         if !too_early {
-            match self.write(&new, purge) {
+            match self.write(&new, |file, mark, records| file.commit(mark, records, purge)) {
                 Ok(()) => {
-                    self.owed.clear();
                     if self.trouble.take().is_some() {
                         info!("knocks are recorded again");
                     }
@@ -143,40 +141,30 @@ impl Store {
         self.trouble.as_ref().is_some_and(|trouble| trouble.out_of_reach)
     }
 
-    /// Ends with all that is remembered in the tables, where all damage is noticed.
-    ///
-    /// # Errors
-    /// [`StoreError`] when they cannot be written: what the journal holds is read from there.
-    pub(crate) fn close(mut self) -> Result<(), StoreError> {
-        let file = self.take()?;
-        if file.has_unwritten() || !self.owed.is_empty() {
-            let mark = self.next_mark();
-            let owed: Vec<_> = self.owed.iter().collect();
-            file.write(mark, &owed, None)?.check_place()?;
+    /// Has the tables take over what the journal holds, where all damage is noticed: some time behind a commit, since they
+    /// take longer than a knock should wait, but not much.
+    pub(crate) fn settle(&mut self) {
+        if self.file.as_ref().is_some_and(StoreFile::has_unwritten)
+            && let Err(error) = self.write(&[], StoreFile::settle)
+        {
+            self.shut(&error);
         }
-        Ok(())
     }
 
     /// Any failure, in whatever state it leaves the file, leaves it closed.
-    fn write(&mut self, new: &[&Record], purge: Option<&Purge>) -> Result<(), StoreError> {
-        let (file, mark) = (self.take()?, self.next_mark());
-        let records: Vec<_> = self.owed.iter().chain(new.iter().copied()).collect();
-        let file = file.commit(mark, &records, purge)?;
-        self.keep(file)
-    }
-
-    fn take(&mut self) -> Result<StoreFile, StoreError> {
-        self.file.take().map_or_else(|| self.reopen(), Ok)
-    }
-
-    const fn next_mark(&mut self) -> Mark {
+    fn write(
+        &mut self,
+        new: &[&Record],
+        write: impl FnOnce(StoreFile, Mark, &[&Record]) -> Result<StoreFile, StoreError>,
+    ) -> Result<(), StoreError> {
+        let file = self.file.take().map_or_else(|| self.reopen(), Ok)?;
         self.tried += 1;
-        Mark { run: self.run, number: self.tried }
-    }
-
-    fn keep(&mut self, file: StoreFile) -> Result<(), StoreError> {
+        let mark = Mark { run: self.run, number: self.tried };
+        let records: Vec<_> = self.owed.iter().chain(new.iter().copied()).collect();
+        let file = write(file, mark, &records)?;
         // Behind the commit, not before it: a file that is still there now was there when it was written.
         file.check_place()?;
+        self.owed.clear();
         self.durable = file.position();
         self.file = Some(file);
         Ok(())
