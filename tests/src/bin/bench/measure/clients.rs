@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
+use postern_tests::knocks::now;
 use postern_tests::wait::{LONG, wait_for};
 
 use super::junk::{FIGURES, amid, name};
@@ -19,6 +20,10 @@ const COUNTS: [usize; 5] = [1, 10, 100, 1_000, MOST];
 const OURS: u32 = 100_000;
 const THEIRS: [u32; 4] = [2_000, 1_000, 500, 50];
 const KNOCKS: usize = 20;
+/// Longer than elsewhere: small differences count here.
+const ALONE: Duration = Duration::from_secs(5);
+/// Behind the beginning of an epoch a gate makes the hints of the next one; it is done by then.
+const MAKES_HINTS: Duration = Duration::from_secs(10);
 
 pub(crate) fn measure(plan: &Plan) -> Section {
     let mut section = Section::new(TITLE, FIGURES);
@@ -41,7 +46,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     }
     section
         .notes
-        .push(format!("open: of {KNOCKS}. Each round of ours is a gate of its own, the others have one."));
+        .push(format!("open: of {KNOCKS}. Each round of ours is a gate of its own, the others have one. What a gate of ours does for its clients once in an epoch, their next hints, is not in it."));
     section
 }
 
@@ -54,7 +59,7 @@ fn one(plan: &Plan, section: &mut Section, round: usize, index: usize, clients: 
         if contender.is_ours() {
             rest(scene)?;
         }
-        let figures = amid(scene, scene.contender.junk(), Some(rate(contender, index)), KNOCKS)?;
+        let figures = amid(scene, scene.contender.junk(), Some(rate(contender, index)), ALONE, KNOCKS)?;
         section.enter(&condition, &at(contender, index), figures);
         Ok(())
     });
@@ -68,11 +73,16 @@ fn at(contender: Contender, index: usize) -> String {
     format!("{}, at {}", contender.name(), name(Some(rate(contender, index))))
 }
 
-/// Waits until a gate has done what it does for its clients by itself, such as the hints of the next epoch: that is no junk's
-/// cost.
+/// Waits until a gate has done what it does for its clients by itself, and does not begin it again amid what is measured:
+/// the hints of the next epoch are no junk's cost.
 fn rest(scene: &Scene) -> Result<()> {
     // Hints come in slices, with some tenths of a second between them.
     const LOOK: Duration = Duration::from_millis(500);
+    let (now, most) = (now(), 2 * ALONE);
+    let left = now.epoch().next().start().since(now);
+    let before = if left < most { left } else { Duration::ZERO };
+    let since = if left < most { Duration::ZERO } else { now.since(now.epoch().start()) };
+    thread::sleep(before + MAKES_HINTS.saturating_sub(since));
     wait_for("a gate at rest", LONG, || {
         let before = scene.meter.cpu()?;
         thread::sleep(LOOK);

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::junk::{FIGURES, KNOCKS, amid, name};
+use super::junk::{ALONE, FIGURES, KNOCKS, amid, name};
 use super::{Plan, in_turns};
 use crate::contenders::{Contender, Setup};
 use crate::flood::Junk;
@@ -23,7 +23,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
             let recorded = scene.knocks(1)?.remove(0);
             let of = recorded.packets[0].get(HEADERS..).context("a datagram")?.to_vec();
             let port = scene.contender.junk().port();
-            let figures = amid(scene, Junk::Copies { port, of }, rate, KNOCKS)?;
+            let figures = amid(scene, Junk::Copies { port, of }, rate, ALONE, KNOCKS)?;
             section.enter(&name(rate), &contender.name(), figures);
         }
         Ok(())

@@ -22,7 +22,7 @@ pub(crate) const RATES: [Option<u32>; 5] = [Some(10_000), Some(50_000), Some(100
 const ROUNDS: usize = 2;
 /// Before anything is measured, and for how long the flood alone is.
 const SETTLE: Duration = Duration::from_millis(200);
-const ALONE: Duration = Duration::from_secs(2);
+pub(super) const ALONE: Duration = Duration::from_secs(2);
 /// Valid knocks amid the flood, one datagram each.
 pub(super) const KNOCKS: usize = 50;
 const DISTANCE: Duration = Duration::from_millis(25);
@@ -34,7 +34,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     let plan = Plan { rounds: plan.rounds.min(ROUNDS), ..plan.clone() };
     in_turns(&plan, &mut section, "", Setup::PLAIN, |section, contender, scene| {
         for rate in RATES {
-            let figures = amid(scene, scene.contender.junk(), rate, KNOCKS)?;
+            let figures = amid(scene, scene.contender.junk(), rate, ALONE, KNOCKS)?;
             section.enter(&name(rate), &contender.name(), figures);
         }
         Ok(())
@@ -58,11 +58,12 @@ pub(super) fn name(rate: Option<u32>) -> String {
     }
 }
 
-/// One flood, and knocks amid it.
+/// One flood, for so long alone, and then with knocks amid it.
 pub(super) fn amid(
     scene: &mut Scene,
     junk: Junk,
     rate: Option<u32>,
+    alone: Duration,
     knocks: usize,
 ) -> Result<Vec<Option<f64>>> {
     let knocks = scene.knocks(knocks)?;
@@ -70,7 +71,7 @@ pub(super) fn amid(
     thread::sleep(SETTLE);
     let host = scene.contender.host();
     let before = (Instant::now(), scene.meter.cpu()?, host.packets_in()?, flood.sent());
-    thread::sleep(ALONE);
+    thread::sleep(alone);
     let (lasted, cpu) =
         (before.0.elapsed().as_secs_f64(), scene.meter.cpu()?.saturating_sub(before.1).as_secs_f64());
     let (delivered, sent) = (float(host.packets_in()? - before.2), float(flood.sent() - before.3));

@@ -5,7 +5,7 @@ use postern_tests::netns::Host;
 use postern_tests::process::succeed;
 use postern_tests::wait::LONG;
 
-use super::junk::amid;
+use super::junk::{ALONE, amid};
 use super::{Plan, float, in_turns};
 use crate::contenders::{Contender, Setup};
 use crate::flood::Junk;
@@ -38,7 +38,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
         }
         for sources in SOURCES {
             let port = scene.contender.first_step().context("a first step")?;
-            let mut figures = amid(scene, Junk::Syns { port, sources }, Some(RATE), KNOCKS)?;
+            let mut figures = amid(scene, Junk::Syns { port, sources }, Some(RATE), ALONE, KNOCKS)?;
             figures.push(Some(float(scene.meter.usage()?.resident)));
             section.enter(&format!("{sources} sources"), &contender.name(), figures);
         }
