@@ -16,11 +16,13 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::iptables::LegacyTable;
 use super::{Family, Variant, nftables};
+use crate::alarm::Alarm;
+use crate::clock::{BootTime, Now};
 use crate::readiness::readiness;
 
 /// `NFNLGRP_NFTABLES`, the multicast group of everything that changes in nftables (`linux/netfilter/nfnetlink.h`).
@@ -48,7 +50,7 @@ enum Source {
     /// The kernel tells whose doing it is, and in which table: only what others do in ours is looked at.
     Nftables { told: AsyncFd<Socket>, own_port: u32 },
     /// It has to be asked.
-    Legacy { tables: Vec<Polled>, poll: Interval },
+    Legacy { tables: Vec<Polled>, alarm: Alarm, next: BootTime },
 }
 
 /// A table, and what it is compared with.
@@ -78,9 +80,7 @@ impl Watch {
     pub(super) fn new(variant: Variant, families: &[Family]) -> io::Result<Self> {
         let source = if variant == Variant::Legacy {
             let tables = families.iter().map(|&family| Polled::new(family)).collect::<io::Result<_>>()?;
-            let mut poll = interval(POLL);
-            poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            Source::Legacy { tables, poll }
+            Source::Legacy { tables, alarm: Alarm::new()?, next: Now::read().boot }
         } else {
             Source::Nft(told()?)
         };
@@ -168,8 +168,9 @@ impl Source {
                     message => message.map(drop),
                 }
             }
-            Self::Legacy { tables, poll } => loop {
-                poll.tick().await;
+            Self::Legacy { tables, alarm, next } => loop {
+                alarm.at(*next).await?;
+                *next = Now::read().boot.after(POLL);
                 if tables.iter_mut().any(Polled::has_changed) {
                     return Ok(());
                 }
