@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, ensure};
+use tracing::warn;
 
 use super::gate::{self, Outcome, Purge, Refused, Unrecorded};
 use super::store::{Receipt, Store};
@@ -68,6 +69,13 @@ impl Recorder {
     /// Has the store do what no knock should wait for.
     pub(super) fn settle(&mut self) {
         self.store.settle();
+    }
+
+    /// Ends with the store in order.
+    pub(super) fn close(self) {
+        if let Err(error) = self.store.close() {
+            warn!("the store is not in order at the end: {error}");
+        }
     }
 
     /// Has the store forget; whether it has.

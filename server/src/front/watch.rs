@@ -37,7 +37,7 @@ const SLICE_PAUSE: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_secs(5);
 /// How often a part of those is forgotten who did not go on with a sequence.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
-/// How soon the warden knows what was counted.
+/// How soon the warden knows what was counted, and the tables of the store hold what was recorded.
 const NOTE_PAUSE: Duration = Duration::from_millis(500);
 /// Packets are left to gather for so long behind those that came last: to be woken costs more than to refuse many.
 const REST: Duration = Duration::from_millis(2);
@@ -104,7 +104,8 @@ impl Watch {
         let result = if self.begins()? { self.work() } else { Ok(()) };
         self.count_dropped();
         self.desk.counted().log();
-        self.settle();
+        self.pulse.pause();
+        self.recorder.close();
         result
     }
 
@@ -226,26 +227,24 @@ impl Watch {
             return Ok(());
         }
         let batch = take(&mut self.desk.decided);
-        self.pulse.pause();
-        let recorded = self.recorder.record(batch)?;
-        self.pulse.beat(Now::read().boot);
+        let recorded = self.at_the_disk(|recorder| recorder.record(batch))?;
         self.desk.conclude(recorded);
         self.recorder.check_reach()
     }
 
-    /// Keeps the next epoch's hints coming, here and in the kernel, has forgotten what can be, brings the store in order, and
-    /// has the warden know how the front does: soon after something was counted, and now and then, for what only the kernel counts and for a new
-    /// warden. All at one time: each timer of its own would wake an idle host.
+    /// Keeps the next epoch's hints coming, here and in the kernel, has forgotten what can be, has the store's tables take its
+    /// journal over, and has the warden know how the front does: soon after something was counted, and now and then, for what
+    /// only the kernel counts and for a new warden. All at one time: each timer of its own would wake an idle host.
     fn tend(&mut self) -> anyhow::Result<()> {
         let now = Now::read();
         let is_complete = self.desk.prepare(now.wall);
         self.desk.sequences.sweep(now);
         let forgets = now.boot.since(self.last_tick) >= TICK;
-        let forgets_more = forgets && self.forget(now)?;
+        let forgets_more = forgets && self.forget(now);
         if forgets && !forgets_more {
             self.last_tick = now.boot;
         }
-        self.settle();
+        self.at_the_disk(Recorder::settle);
         self.recorder.check_reach()?;
         self.count_dropped();
         let interfaces = self.captures.iter().map(|watched| watched.capture.interface().to_owned()).collect();
@@ -268,22 +267,21 @@ impl Watch {
     }
 
     /// Forgets a slice of what may be forgotten; whether there may be more.
-    fn forget(&mut self, now: Now) -> anyhow::Result<bool> {
-        let Some(purge) = self.desk.gate.purgeable(now) else { return Ok(false) };
-        self.pulse.pause();
-        let is_done = self.recorder.forget(&purge);
-        self.pulse.beat(Now::read().boot);
+    fn forget(&mut self, now: Now) -> bool {
+        let Some(purge) = self.desk.gate.purgeable(now) else { return false };
+        let is_done = self.at_the_disk(|recorder| recorder.forget(&purge));
         if is_done {
             self.desk.gate.forget(&purge);
         }
-        self.recorder.check_reach()?;
-        Ok(is_done)
+        is_done
     }
 
-    fn settle(&mut self) {
+    /// Whoever waits for a disk is not stuck.
+    fn at_the_disk<T>(&mut self, work: impl FnOnce(&mut Recorder) -> T) -> T {
         self.pulse.pause();
-        self.recorder.settle();
+        let done = work(&mut self.recorder);
         self.pulse.beat(Now::read().boot);
+        done
     }
 
     fn count_dropped(&mut self) {

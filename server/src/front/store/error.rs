@@ -51,7 +51,6 @@ impl StoreError {
     pub(super) fn from_redb(path: &Path, error: redb::Error) -> Self {
         let path = path.to_owned();
         match error {
-            redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Self::Locked { path },
             // Without the system's own number it is not the disk that failed: an offset in the file leads nowhere.
             redb::Error::Io(cause) if cause.raw_os_error().is_some() => Self::Io { path, cause },
             error => Self::Damaged { path, cause: error.to_string() },

@@ -16,7 +16,8 @@ use super::tables::{Mark, Tables};
 use crate::clock::BootTime;
 use crate::front::gate::{Memory, Purge, Record};
 
-/// Knocks that the tables are behind, at the most: nobody reads packets while they are written.
+/// Knocks that the tables are behind the journal, at the most: nobody reads packets while they are written. (Behind an outage,
+/// the knocks of it that are still owed come on top.)
 const UNWRITTEN: usize = 2_048;
 
 /// An open store. It is locked; dropping it unlocks it.

@@ -9,7 +9,8 @@
 //!   tables are written, all entries count no more, at once, and nothing has to be cleared.
 //! - An entry stands there twice, and either copy will do. Where neither reads, and none behind it does, its flush has not
 //!   returned, and nobody was let in; where one behind it does, the journal is damaged. (What remains is damage to all from
-//!   some entry on to the last, which for this has to hit what came in the half second before a crash.)
+//!   some entry on to the last. It would have to hit what came in the half second before a crash, or while the tables
+//!   could not be written.)
 //! - Its room is fixed and was written once: on most file systems an append changes nothing else.
 
 use std::collections::BTreeMap;

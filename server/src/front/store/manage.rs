@@ -37,7 +37,7 @@ pub(crate) struct Reset {
     pub(crate) floor: WallTime,
 }
 
-/// The store's file, in the front's folder.
+/// The store's file, in the front's folder. What is redb's begins behind the journal.
 pub(crate) const FILE: &str = "replay.redb";
 
 /// The file of the store in a folder.

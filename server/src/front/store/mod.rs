@@ -4,7 +4,7 @@
 //! ```text
 //! Store       commits; goes on when the disk does      (this file)
 //! StoreFile   one open file: journal, then tables      (file)
-//!   Journal   what the tables do not hold yet: one write and one flush, which a knock waits for
+//!   Journal   what the tables do not hold yet: one write and one flush, and as a rule all that a knock waits for
 //!   Tables    all that is remembered, and the floor: redb; written behind many knocks, and to forget
 //! manage      begin · look at · reset                  (what is done while no gate has it open)
 //! ```
@@ -59,7 +59,7 @@ pub struct Store {
     run: Run,
     /// The last commit that is known to be durable.
     durable: Position,
-    /// The number of the last write of the tables that was tried. None is tried twice, not in another file either.
+    /// The number of the last commit that was tried. None is tried twice by this run, not in another file either.
     tried: u64,
     trouble: Option<Trouble>,
     /// Knocks that were refused because they could not be recorded. Without them in the store, the first replay after
@@ -149,6 +149,15 @@ impl Store {
         {
             self.shut(&error);
         }
+    }
+
+    /// Ends with everything in the tables, what was owed too, if the disk lets it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not: what the journal holds is read from there.
+    pub(crate) fn close(mut self) -> Result<(), StoreError> {
+        let is_behind = self.file.as_ref().is_some_and(StoreFile::has_unwritten) || !self.owed.is_empty();
+        if is_behind { self.write(&[], StoreFile::settle) } else { Ok(()) }
     }
 
     /// Any failure, in whatever state it leaves the file, leaves it closed.

@@ -39,8 +39,8 @@ const CACHE: usize = 8 * 1024 * 1024;
 /// Which run of the gate it is: random.
 pub(super) type Run = [u8; 8];
 
-/// Which write of the tables it is, and by which run of the gate: each has a higher number than those before, in whatever
-/// file those were.
+/// Which write of the tables it is, and by which run of the gate: it has a higher number than those before it in its file, and
+/// than those of its run in whatever file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     pub(super) run: Run,

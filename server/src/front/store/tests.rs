@@ -200,6 +200,17 @@ fn what_failed_is_written_when_the_disk_is_back() {
 }
 
 #[test]
+fn what_is_owed_is_written_at_the_end() {
+    let mut bench = Bench::new();
+    fs::rename(bench.file(), bench.aside()).unwrap();
+    let owed = record(1, 1_100, &[]);
+    assert!(!bench.records(&owed));
+    fs::rename(bench.aside(), bench.file()).unwrap();
+    bench.store.take().unwrap().close().unwrap();
+    assert!(bench.memory().contains(&owed.key));
+}
+
+#[test]
 fn an_older_copy_of_the_store_is_not_gone_on_with() {
     let mut bench = Bench::new();
     assert!(bench.records(&record(1, 1_100, &[])));

@@ -78,16 +78,17 @@ fn at(contender: Contender, index: usize) -> String {
 fn rest(scene: &Scene) -> Result<()> {
     // Hints come in slices, with some tenths of a second between them.
     const LOOK: Duration = Duration::from_millis(500);
-    let (now, most) = (now(), 2 * ALONE);
-    let left = now.epoch().next().start().since(now);
-    let before = if left < most { left } else { Duration::ZERO };
-    let since = if left < most { Duration::ZERO } else { now.since(now.epoch().start()) };
-    thread::sleep(before + MAKES_HINTS.saturating_sub(since));
+    /// A flood, and the knocks that are made for it.
+    const NEEDED: Duration = Duration::from_secs(10);
     wait_for("a gate at rest", LONG, || {
         let before = scene.meter.cpu()?;
         thread::sleep(LOOK);
         Ok((scene.meter.cpu()?.saturating_sub(before) < LOOK / 1000).then_some(()))
-    })
+    })?;
+    let (now, this) = (now(), now().epoch());
+    let epoch = if now.after(NEEDED) < this.next().start() { this } else { this.next() };
+    thread::sleep(epoch.start().after(MAKES_HINTS).since(now));
+    Ok(())
 }
 
 /// The firewall has no part in this, and knockd and the ruleset have no clients.
