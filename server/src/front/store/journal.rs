@@ -25,7 +25,8 @@ use crate::front::gate::Record;
 
 /// How much of the file is the journal: room for 256 small entries.
 pub(super) const LEN: usize = 2 << 20;
-const PAGE: usize = 4096;
+/// Where an entry may begin.
+pub(super) const PAGE: usize = 4096;
 
 /// Where the journal is.
 pub(super) struct Journal {

@@ -14,8 +14,8 @@
 //! - What the running gate remembers covers what its store holds. A failed commit may have reached the disk or not;
 //!   its knocks stay remembered and refused either way, and are written with the next commit that succeeds.
 //! - After a failure the file is closed, and opened anew for a later commit. It is gone on with only when the last
-//!   commit in it is of this run, and not older than the last that was durable: not a new store, not
-//!   a copy from a backup, not one that another gate has written to.
+//!   commit in it is of this run, and not older than the last that was durable: not a new store, not a copy from a
+//!   backup, not one that another gate has written to.
 //! - A commit counts only if the path still leads to the file it went to. What is written to a deleted file is durable
 //!   and forgotten all the same.
 

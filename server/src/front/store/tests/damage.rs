@@ -6,14 +6,12 @@ use postern_proto::ServiceName;
 
 use super::*;
 use crate::front::store::file::read_copy;
-use crate::front::store::journal;
+use crate::front::store::journal::{self, PAGE};
 use crate::front::store::tables::guard;
 
 /// The byte of redb's header whose lowest bit says which of the last two commits is the last: the one place where
 /// damage cannot be told from a commit that never was, until the journal goes on behind that commit.
 const LAST_COMMIT_FLAG: usize = journal::LEN + 9;
-
-const PAGE: usize = 4096;
 
 /// Random numbers that are the same in every run.
 struct Random(u64);
@@ -147,8 +145,7 @@ fn tables_that_are_older_than_their_journal_are_noticed() {
     let mut bench = Bench::new();
     assert!(bench.records(&record(1, 1_100, &[])));
     let older = fs::read(bench.file()).unwrap();
-    let purge = Purge { keys: vec![], floor: BEGIN };
-    bench.store.as_mut().unwrap().commit([], Some(&purge)).unwrap();
+    bench.store.as_mut().unwrap().settle();
     assert!(bench.records(&record(2, 1_100, &[])));
     let mut bytes = fs::read(bench.file()).unwrap();
     assert_eq!(read_copy(Path::new("copy"), &bytes, now().boot).unwrap().knocks(), 2);

@@ -44,9 +44,10 @@ pub(crate) fn measure(plan: &Plan) -> Section {
             section.notes.push(format!("{who}: {ratio:.2} times as much with {MOST} clients as with one."));
         }
     }
-    section
-        .notes
-        .push(format!("open: of {KNOCKS}. Each round of ours is a gate of its own, the others have one. What a gate of ours does for its clients once in an epoch, their next hints, is not in it."));
+    section.notes.push(format!(
+        "open: of {KNOCKS}. Each round of ours is a gate of its own, the others have one. What a gate of ours does for its \
+         clients once in an epoch, their next hints, is not in it."
+    ));
     section
 }
 
@@ -85,7 +86,8 @@ fn rest(scene: &Scene) -> Result<()> {
         thread::sleep(LOOK);
         Ok((scene.meter.cpu()?.saturating_sub(before) < LOOK / 1000).then_some(()))
     })?;
-    let (now, this) = (now(), now().epoch());
+    let now = now();
+    let this = now.epoch();
     let epoch = if now.after(NEEDED) < this.next().start() { this } else { this.next() };
     thread::sleep(epoch.start().after(MAKES_HINTS).since(now));
     Ok(())
