@@ -26,6 +26,7 @@ pub(crate) const SALT: &[u8] = b"postern v1";
 const INFO_VEIL: &[u8] = b"postern v1 veil";
 const INFO_HINT: &[u8] = b"postern v1 hint";
 const INFO_SEAL: &[u8] = b"postern v1 seal";
+const INFO_ANSWER: &[u8] = b"postern v1 answer";
 
 /// Why a key in text form was refused. It never repeats the text.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -186,14 +187,20 @@ pub struct ClientKeys {
     pub hint: HintKey,
     /// Seals the payload.
     pub seal: SealKey,
+    /// Seals the gate's answers.
+    pub answer: AnswerKey,
 }
 
 impl ClientKeys {
-    /// Derives both keys.
+    /// Derives all of them.
     #[must_use]
     pub fn derive(gate: &GateId, secret: &ClientSecret) -> Self {
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, gate.expose()).extract(secret.expose());
-        Self { hint: HintKey(expand(&prk, INFO_HINT)), seal: SealKey(expand(&prk, INFO_SEAL)) }
+        Self {
+            hint: HintKey(expand(&prk, INFO_HINT)),
+            seal: SealKey(expand(&prk, INFO_SEAL)),
+            answer: AnswerKey(expand(&prk, INFO_ANSWER)),
+        }
     }
 }
 
@@ -216,6 +223,16 @@ impl HintKey {
 pub struct SealKey(Zeroizing<[u8; SECRET_LEN]>);
 
 impl SealKey {
+    pub(crate) fn expose(&self) -> &[u8; SECRET_LEN] {
+        &self.0
+    }
+}
+
+/// The key of the answers to a client's knocks, XChaCha20-Poly1305 (SPEC 9).
+#[derive(Clone)]
+pub struct AnswerKey(Zeroizing<[u8; SECRET_LEN]>);
+
+impl AnswerKey {
     pub(crate) fn expose(&self) -> &[u8; SECRET_LEN] {
         &self.0
     }
@@ -302,6 +319,7 @@ mod tests {
             let epoch = Epoch::new(vector["epoch"].as_integer().unwrap().try_into().unwrap());
             assert_eq!(client.hint.0.as_slice(), bytes("hint-key"));
             assert_eq!(client.seal.0.as_slice(), bytes("seal-key"));
+            assert_eq!(client.answer.0.as_slice(), bytes("answer-key"));
             assert_eq!(gate.veil.as_slice(), bytes("veil-key"));
             assert_eq!(client.hint.hint(epoch).bytes().as_slice(), bytes("hint"));
             assert_eq!(gate.veil(&bytes("nonce").try_into().unwrap()).as_slice(), bytes("veil"));

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::datagram::{
     CIPHERTEXT_AT, Datagram, HINT_LEN, KNOCK_LEN, NONCE_AT, PAYLOAD_LEN, TAG_AT, UsedNonce,
 };
-use crate::keys::{ClientKeys, GATE_ID_LEN, GateKeys, Nonce, SealKey};
+use crate::keys::{ClientKeys, GATE_ID_LEN, GateKeys, Nonce, SECRET_LEN, SealKey};
 use crate::payload::{Payload, Request, Source};
 use crate::refusal::Refusal;
 use crate::time::{Epoch, WallTime};
@@ -41,7 +41,7 @@ pub fn seal_bytes(
     knock[..NONCE_AT].copy_from_slice(&veiled);
     knock[NONCE_AT..CIPHERTEXT_AT].copy_from_slice(nonce.bytes());
     knock[CIPHERTEXT_AT..TAG_AT].copy_from_slice(padded);
-    let tag = cipher(&client.seal)
+    let tag = cipher(client.seal.expose())
         .encrypt_inout_detached(
             &XNonce::from(*nonce.bytes()),
             &associated_data(gate, veiled),
@@ -64,7 +64,7 @@ pub fn open(
     datagram: Datagram<'_>,
 ) -> Result<Authentic, Refusal> {
     let mut padded = Zeroizing::new(*datagram.ciphertext());
-    cipher(client)
+    cipher(client.expose())
         .decrypt_inout_detached(
             &XNonce::from(*datagram.nonce()),
             &associated_data(gate, datagram.veiled_hint()),
@@ -124,8 +124,8 @@ impl Authentic {
     }
 }
 
-fn cipher(key: &SealKey) -> XChaCha20Poly1305 {
-    XChaCha20Poly1305::new(&Key::from(*key.expose()))
+pub(crate) fn cipher(key: &[u8; SECRET_LEN]) -> XChaCha20Poly1305 {
+    XChaCha20Poly1305::new(&Key::from(*key))
 }
 
 /// `"postern v1 knock" || gate id || veiled hint` (SPEC 3.3).

@@ -7,6 +7,7 @@
 //!  client                                              gate
 //!  payload ──▶ knock::seal ──▶ 256 bytes ~~~~▶ Datagram ──unveil──▶ HintTable ──▶ knock::open ──▶ Authentic
 //!              (keys, nonce)                   (datagram)           (hints)       (keys, payload)
+//!  answer::open ◀── 256 bytes ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~ answer::seal, once it is recorded
 //! ```
 //!
 //! Clients that have no more than a way to touch ports come by [`sequence`] instead.
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod answer;
 pub mod datagram;
 pub mod hints;
 pub mod keyfile;
@@ -30,11 +32,13 @@ pub mod sequence;
 pub mod text;
 pub mod time;
 
+pub use answer::{ANSWER_LEN, Answer, NoAnswer, Outcome};
 pub use datagram::{Datagram, KNOCK_LEN, UsedNonce};
 pub use hints::{HintTable, Hinted};
 pub use keyfile::{ClientEntry, KeyFile};
 pub use keys::{
-    ClientId, ClientKeys, ClientSecret, GateId, GateKeys, Hint, HintKey, Nonce, SealKey, SequenceKey,
+    AnswerKey, ClientId, ClientKeys, ClientSecret, GateId, GateKeys, Hint, HintKey, Nonce, SealKey,
+    SequenceKey,
 };
 pub use knock::{Authentic, open, seal};
 pub use names::{ClientName, GateName, NameError, SequenceName, ServiceName};

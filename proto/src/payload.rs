@@ -53,14 +53,17 @@ pub enum Request {
         /// Which.
         services: Services,
     },
+    /// Nothing but to be answered (SPEC 9).
+    Probe,
 }
 
 impl Request {
     /// The services it names.
     #[must_use]
-    pub const fn services(&self) -> &Services {
+    pub fn services(&self) -> &[ServiceName] {
         match self {
-            Self::Open { services, .. } | Self::Close { services } => services,
+            Self::Open { services, .. } | Self::Close { services } => &services.0,
+            Self::Probe => &[],
         }
     }
 }

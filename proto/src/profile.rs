@@ -44,6 +44,8 @@ pub struct Profile {
     pub ports: Vec<NonZeroU16>,
     /// The services that the client may open, with their ports.
     pub services: BTreeMap<ServiceName, Vec<Port>>,
+    /// Whether the gate answers knocks (SPEC 9).
+    pub answers: bool,
 }
 
 /// Why a profile line was refused. It never repeats the line.
@@ -188,6 +190,7 @@ mod tests {
             addresses: vec!["bastion.example.org".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             ports: vec![NonZeroU16::new(62201).unwrap()],
             services: BTreeMap::from([("ssh".parse().unwrap(), vec!["22/tcp".parse().unwrap()])]),
+            answers: true,
         }
     }
 

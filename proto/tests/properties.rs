@@ -24,12 +24,10 @@ fn payload() -> impl Strategy<Value = Payload> {
         .prop_map(|names| Services::new(names.iter().map(|name| name.parse().unwrap()).collect()).unwrap());
     let window = proptest::option::of((1..=u32::MAX).prop_map(|secs| Window::from_secs(secs).unwrap()));
     let request =
-        (services, window, any::<u16>(), any::<bool>()).prop_map(|(services, window, port, close)| {
-            if close {
-                Request::Close { services }
-            } else {
-                Request::Open { services, window, from_port: NonZeroU16::new(port) }
-            }
+        (services, window, any::<u16>(), 0..3_u8).prop_map(|(services, window, port, kind)| match kind {
+            0 => Request::Close { services },
+            1 => Request::Probe,
+            _ => Request::Open { services, window, from_port: NonZeroU16::new(port) },
         });
     (any::<u64>(), source, request).prop_map(|(at, source, request)| Payload {
         at: WallTime::from_micros(at),
@@ -56,6 +54,7 @@ prop_compose! {
         addresses in vec(any::<IpAddr>(), 0..4),
         ports in vec(1..=u16::MAX, 0..9),
         services in btree_map("[A-Za-z0-9][A-Za-z0-9._-]{0,31}", vec(port(), 0..4), 0..5),
+        answers: bool,
     ) -> Hidden<Profile> {
         let hosts = names.iter().cloned().chain(addresses.iter().map(IpAddr::to_string));
         Hidden(Profile {
@@ -68,6 +67,7 @@ prop_compose! {
                 .into_iter()
                 .map(|(name, ports)| (name.parse().unwrap(), ports))
                 .collect::<BTreeMap<_, _>>(),
+            answers,
         })
     }
 }

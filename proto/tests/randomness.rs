@@ -1,25 +1,28 @@
-//! A knock is 256 independent random bytes to whoever lacks the keys: chi-square at every byte position, and no
-//! aligned 8 bytes twice. Nonces come from a generator with a fixed seed, so that the outcome is always the same.
+//! A knock is 256 independent random bytes to whoever lacks the keys, and so is an answer: chi-square at every byte
+//! position, and no aligned 8 bytes twice. Nonces come from a generator with a fixed seed, so that the outcome is always
+//! the same.
 //!
 //! At a position, 10,000 knocks fall into 256 cells, 39 expected in each. Under randomness the sum has the chi-square
 //! distribution of 255 degrees of freedom. Its bounds here are those that chance leaves, upwards and downwards, with
-//! a probability of 0.01 / 1024 each: 2 sets of knocks, 256 positions and 2 sides make 1024 looks (Bonferroni), so that
+//! a probability of 0.01 / 1536 each: 3 sets, 256 positions and 2 sides make 1536 looks (Bonferroni), so that
 //! random knocks would fail one set of nonces in a hundred. Downwards counts as well: a counter is too even to be chance.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, as it does")]
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
+use postern_proto::answer;
 use postern_proto::{
-    ClientKeys, ClientSecret, GateId, GateKeys, KNOCK_LEN, Nonce, Payload, Proof, Request, Services, Source,
-    WallTime, seal,
+    Answer, ClientKeys, ClientSecret, GateId, GateKeys, KNOCK_LEN, Nonce, Outcome, Payload, Proof, Request,
+    Services, Source, WallTime, seal,
 };
 use ring::hmac;
 
 const KNOCKS: u64 = 10_000;
-/// The quantiles of chi-square with 255 degrees of freedom at 0.01 / 1024 and 1 - 0.01 / 1024.
-const BOUNDS: std::ops::RangeInclusive<f64> = 169.797..=363.139;
+/// The quantiles of chi-square with 255 degrees of freedom at 0.01 / 1536 and 1 - 0.01 / 1536.
+const BOUNDS: std::ops::RangeInclusive<f64> = 168.266..=365.697;
 
 type Knock = [u8; KNOCK_LEN];
 
@@ -74,6 +77,26 @@ fn of_one_client() -> Vec<Knock> {
     knocks("one client, one epoch", 1, 1000)
 }
 
+/// The answers to as many knocks of one client, all of which it asks for alike.
+fn answers() -> Vec<Knock> {
+    let mut random = Generator::new("answers");
+    let gate = GateId::from_bytes(random.draw());
+    let key = ClientKeys::derive(&gate, &ClientSecret::from_bytes(random.draw())).answer;
+    let seen = "192.0.2.7:40000".parse().unwrap();
+    let made = (0..KNOCKS).map(|i| {
+        let at = WallTime::from_micros(1_800_000_000_000_000 + i * 1000);
+        let outcome = Outcome::Opened { until: at.after(Duration::from_secs(30)) };
+        answer::seal(
+            &gate,
+            &key,
+            &random.draw(),
+            &Answer { at, seen, outcome },
+            Nonce::from_random(random.draw()),
+        )
+    });
+    made.collect()
+}
+
 /// Positions at which the bytes of these knocks are not random, with their chi-square.
 fn biased(knocks: &[Knock]) -> Vec<(usize, f64)> {
     let chi_square = |position: usize| {
@@ -101,8 +124,13 @@ fn one_client_in_one_epoch() {
 }
 
 #[test]
-fn no_two_knocks_share_an_aligned_block() {
-    let knocks = [of_many_clients(), of_one_client()].concat();
+fn the_answers_to_one_client() {
+    assert_eq!(biased(&answers()), []);
+}
+
+#[test]
+fn no_two_knocks_or_answers_share_an_aligned_block() {
+    let knocks = [of_many_clients(), of_one_client(), answers()].concat();
     let blocks: HashSet<&[u8]> = knocks.iter().flat_map(|knock| knock.chunks(8)).collect();
     assert_eq!(blocks.len(), knocks.len() * KNOCK_LEN / 8);
 }

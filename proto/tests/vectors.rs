@@ -3,17 +3,18 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, as it does")]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use postern_proto::datagram::{HINT_LEN, NONCE_LEN, PAYLOAD_LEN};
+use postern_proto::answer;
+use postern_proto::datagram::{HINT_LEN, NONCE_LEN, PAYLOAD_LEN, UsedNonce};
 use postern_proto::knock::seal_bytes;
 use postern_proto::profile::ProfileError;
 use postern_proto::sequence::{PortRange, Rolling};
 use postern_proto::{
-    Authentic, ClientEntry, ClientKeys, ClientSecret, Datagram, Epoch, GateId, GateKeys, HintKey, HintTable,
-    Hinted, KNOCK_LEN, Nonce, Payload, Profile, Proof, Refusal, Request, SequenceKey, ServiceName, Services,
-    Source, Tolerance, WallTime, Window, open, seal,
+    Answer, AnswerKey, Authentic, ClientEntry, ClientKeys, ClientSecret, Datagram, Epoch, GateId, GateKeys,
+    HintKey, HintTable, Hinted, KNOCK_LEN, NoAnswer, Nonce, Outcome, Payload, Profile, Proof, Refusal,
+    Request, SequenceKey, ServiceName, Services, Source, Tolerance, WallTime, Window, open, seal,
 };
 use serde::{Deserialize, Deserializer};
 
@@ -69,7 +70,7 @@ struct Fields {
 
 impl Fields {
     fn payload(&self) -> Payload {
-        let services = Services::new(self.services.clone()).unwrap();
+        let services = || Services::new(self.services.clone()).unwrap();
         Payload {
             at: WallTime::from_micros(self.at),
             source: match self.source.as_str() {
@@ -79,9 +80,10 @@ impl Fields {
             request: match self.request.as_str() {
                 "open" => {
                     let window = self.window.map(|secs| Window::from_secs(secs).unwrap());
-                    Request::Open { services, window, from_port: self.from_port }
+                    Request::Open { services: services(), window, from_port: self.from_port }
                 }
-                "close" => Request::Close { services },
+                "close" => Request::Close { services: services() },
+                "probe" => Request::Probe,
                 other => panic!("no such request: {other}"),
             },
             proof: Proof::None,
@@ -215,7 +217,7 @@ fn knocks_that_are_refused() {
         let seal_secret = vector.seal_secret.as_ref().unwrap_or(made_by);
         let keys = ClientKeys {
             hint: ClientKeys::derive(&sealed_for, &made_by.secret()).hint,
-            seal: ClientKeys::derive(&sealed_for, &seal_secret.secret()).seal,
+            ..ClientKeys::derive(&sealed_for, &seal_secret.secret())
         };
         let mut knock =
             seal_bytes(&GateKeys::derive(&sealed_for), &keys, epoch, &padded, vector.nonce.nonce());
@@ -312,6 +314,76 @@ fn profile_lines() {
         assert_eq!(name, error, "{what}");
     }
     assert!(file.profile.len() >= 2 && file.refused.len() >= 10);
+}
+
+#[test]
+fn answers() {
+    #[derive(Deserialize)]
+    struct File {
+        answer: Vec<Vector>,
+        refused: Vec<Refused>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Vector {
+        #[serde(flatten)]
+        sealed: Sealed,
+        nonce: Hex,
+        at: u64,
+        seen: SocketAddr,
+        outcome: String,
+        until: Option<u64>,
+        refusal: Option<Refusal>,
+    }
+    #[derive(Deserialize)]
+    struct Refused {
+        #[serde(flatten)]
+        sealed: Sealed,
+        reason: String,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Sealed {
+        what: String,
+        gate_id: Hex,
+        secret: Hex,
+        knock_nonce: Hex,
+        answer: Hex,
+    }
+    impl Sealed {
+        fn inputs(&self) -> (GateId, AnswerKey, UsedNonce) {
+            let (gate, secret) = (self.gate_id.gate(), self.secret.secret());
+            let key = ClientKeys::derive(&gate, &secret).answer;
+            (gate, key, self.knock_nonce.0.as_slice().try_into().unwrap())
+        }
+    }
+
+    let file: File = toml::from_str(include_str!("../vectors/answer.toml")).unwrap();
+    for Vector { sealed, nonce, at, seen, outcome, until, refusal } in &file.answer {
+        let outcome = match outcome.as_str() {
+            "opened" => Outcome::Opened { until: WallTime::from_micros(until.unwrap()) },
+            "closed" => Outcome::Closed,
+            "heard" => Outcome::Heard,
+            "refused" => Outcome::Refused(refusal.unwrap()),
+            other => panic!("no such outcome: {other}"),
+        };
+        let expected = Answer { at: WallTime::from_micros(*at), seen: *seen, outcome };
+        let (gate, key, knock) = sealed.inputs();
+        let made = answer::seal(&gate, &key, &knock, &expected, nonce.nonce());
+        assert_eq!(made.as_slice(), sealed.answer.0, "{}", sealed.what);
+        assert_eq!(answer::open(&gate, &key, &knock, &sealed.answer.0), Ok(expected), "{}", sealed.what);
+    }
+    for Refused { sealed, reason } in &file.refused {
+        let (gate, key, knock) = sealed.inputs();
+        let expected = match reason.as_str() {
+            "length" => NoAnswer::Length,
+            "forged" => NoAnswer::Forged,
+            "malformed" => NoAnswer::Malformed,
+            other => panic!("no such reason: {other}"),
+        };
+        assert_eq!(answer::open(&gate, &key, &knock, &sealed.answer.0), Err(expected), "{}", sealed.what);
+    }
+    assert!(file.answer.len() >= 12 && file.refused.len() >= 12);
 }
 
 #[test]

@@ -97,6 +97,7 @@ impl Client {
                 .collect::<Option<_>>()
                 .context("port 0")?,
             services: named,
+            answers: false,
         };
         Ok(profile.to_line().to_string())
     }

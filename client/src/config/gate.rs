@@ -61,6 +61,7 @@ pub(super) struct RawEntry {
     addresses: Vec<Host>,
     ports: Option<Vec<NonZeroU16>>,
     services: Option<BTreeMap<ServiceName, Vec<Port>>>,
+    answers: Option<bool>,
     #[serde(default)]
     sequences: BTreeMap<SequenceName, Spanned<RawSequence>>,
 }
@@ -91,7 +92,7 @@ impl RawEntry {
 
     fn entry(self, at_gate: impl FnOnce(String) -> Mistake) -> Result<Entry, Mistake> {
         let missing = self.missing_of_profile();
-        let Self { gate_id, client_id, secret, addresses, ports, services, sequences } = self;
+        let Self { gate_id, client_id, secret, addresses, ports, services, answers, sequences } = self;
         let sequences = sequences.into_iter().map(|(name, raw)| {
             let sequence = sequence(&name, raw)?;
             Ok((name, sequence))
@@ -99,9 +100,11 @@ impl RawEntry {
         let sequences: BTreeMap<_, _> = sequences.collect::<Result<_, Mistake>>()?;
         let profile = match (gate_id, client_id, secret, ports, services) {
             (Some(gate), Some(client), Some(secret), Some(ports), Some(services)) => {
-                Some(Profile { gate, client, secret, addresses: addresses.clone(), ports, services })
+                // A gate answers unless its administrator says otherwise.
+                let answers = answers.unwrap_or(true);
+                Some(Profile { gate, client, secret, addresses: addresses.clone(), ports, services, answers })
             }
-            (None, None, None, None, None) => None,
+            (None, None, None, None, None) if answers.is_none() => None,
             _ => return Err(at_gate(format!("lacks {} of its profile", missing.join(", ")))),
         };
         let lack = match &profile {

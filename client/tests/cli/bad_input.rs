@@ -151,7 +151,7 @@ fn configurations() {
         (
             "51820/udp",
             "51820",
-            "config.toml: line 7, column 38: services: a port is a number from 1 to 65535 and a protocol",
+            "config.toml: line 8, column 38: services: a port is a number from 1 to 65535 and a protocol",
         ),
         ("[gates.home]", "[gate.home]", "config.toml: line 1, column 2: unknown field `gate`"),
         ("[gates.home]", "[gates.home", "config.toml: line 1, column "),

@@ -115,6 +115,7 @@ pub(crate) fn profile(tcp: u16) -> Profile {
             .map(|(name, port)| (name.parse().unwrap(), vec![port.parse().unwrap()]))
             .into_iter()
             .collect(),
+        answers: false,
     }
 }
 

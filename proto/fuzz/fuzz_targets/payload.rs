@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use postern_proto::Payload;
 use postern_proto::datagram::PAYLOAD_LEN;
 use postern_proto::payload::SERVICES_LEN;
+use postern_proto::{Payload, Request};
 
 /// Room that every payload leaves behind it (SPEC 4.3).
 const PROOF_LEN: usize = 72;
@@ -18,5 +18,6 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(payload.encode(), padded);
     assert!(padded[PAYLOAD_LEN - PROOF_LEN..].iter().all(|&byte| byte == 0));
     let services = payload.request.services();
-    assert!((1..=SERVICES_LEN).contains(&services.iter().map(|name| 1 + name.as_str().len()).sum()));
+    let len: usize = services.iter().map(|name| 1 + name.as_str().len()).sum();
+    assert!(len <= SERVICES_LEN && (len == 0) == (payload.request == Request::Probe));
 });

@@ -97,6 +97,7 @@ impl Explainer {
                         closure.source
                     )
                 }
+                Outcome::Heard => "accepted: a probe, which asks for nothing".to_owned(),
             },
         };
         format!("{route}: {verdict}")

@@ -105,10 +105,11 @@ impl Recorder {
     }
 
     fn release(&mut self, batch: Vec<Unrecorded>, receipt: &Receipt) -> anyhow::Result<Recorded> {
-        let (mut released, mut refused) = (Vec::new(), Vec::new());
+        let (mut released, mut refused, mut heard) = (Vec::new(), Vec::new(), 0);
         for outcome in batch.into_iter().map(|unrecorded| unrecorded.release(receipt)) {
             match outcome {
                 Outcome::Refused(by_policy) => refused.push(by_policy),
+                Outcome::Heard => heard += 1,
                 Outcome::Open(gate::Grant { client, services, source, from_port, decided }) => {
                     released.push(Order::Open { client, services, source, from_port, decided });
                 }
@@ -118,7 +119,7 @@ impl Recorder {
                 }
             }
         }
-        let accepted = released.len() as u64;
+        let accepted = released.len() as u64 + heard;
         while !released.is_empty() {
             let rest = released.split_off(Orders::together(&released));
             self.waiting.push_back(Orders(released));

@@ -89,6 +89,8 @@ pub enum Outcome {
     Open(Grant),
     /// Close services again.
     Close(Closure),
+    /// Nothing: it asked for nothing.
+    Heard,
     /// Nothing: policy refuses it.
     Refused(Refused),
 }
@@ -234,6 +236,7 @@ impl Gate {
                 self.leases.end(|key, _| key.client == id && key.source == source && closed(&key.service));
                 Outcome::Close(Closure { client: id, services, source })
             }
+            Ok(Permitted::Probe) => Outcome::Heard,
             Ok(Permitted::Open(services)) => {
                 let grant =
                     Grant { client: id, services, source, from_port: from_port(&fresh), decided: now.boot };
@@ -359,7 +362,7 @@ impl Gate {
 fn from_port(knock: &Fresh) -> Option<NonZeroU16> {
     match knock.0.request() {
         Request::Open { from_port, .. } => *from_port,
-        Request::Close { .. } => None,
+        Request::Close { .. } | Request::Probe => None,
     }
 }
 

@@ -44,6 +44,8 @@ pub enum Permitted {
     Open(Vec<(ServiceName, Window)>),
     /// These services closed.
     Close(Services),
+    /// Nothing, which is all that it asked for.
+    Probe,
 }
 
 impl Policy {
@@ -112,6 +114,7 @@ impl Policy {
                 wanted.iter().try_for_each(|name| self.service(services, name).map(drop))?;
                 Ok(Permitted::Close(wanted.clone()))
             }
+            Request::Probe => Ok(Permitted::Probe),
         }
     }
 

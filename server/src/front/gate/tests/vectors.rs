@@ -51,6 +51,7 @@ impl Knock {
                 Outcome::Refused(refused) => refused.reason.name(),
                 Outcome::Open(_) => "granted",
                 Outcome::Close(_) => "closed",
+                Outcome::Heard => "heard",
             },
         }
     }
