@@ -6,7 +6,7 @@ use std::io;
 
 use anyhow::{Result, ensure};
 use libc::c_long;
-use postern_tests::debugger::{Calls, Returned};
+use postern_tests::debugger::{Argument, Calls, Returned};
 use rustix::process::Pid;
 
 /// What a call came back with: a result, or an error number.
@@ -38,18 +38,18 @@ impl Attempts {
         &mut self,
         what: impl Display,
         call: c_long,
-        arguments: &[&dyn Display],
+        arguments: &[&dyn Argument],
     ) -> Returned {
         self.attempt(what, Expected::Refused, call, arguments)
     }
 
     /// An attempt that a confined process is refused before anybody looks at its arguments, which make no sense.
-    pub(super) fn refused_unread(&mut self, what: impl Display, call: c_long, arguments: &[&dyn Display]) {
+    pub(super) fn refused_unread(&mut self, what: impl Display, call: c_long, arguments: &[&dyn Argument]) {
         self.attempt(what, Expected::RefusedUnread, call, arguments);
     }
 
     /// An attempt at something that the kernel hides from a confined process.
-    pub(super) fn missing(&mut self, what: impl Display, call: c_long, arguments: &[&dyn Display]) {
+    pub(super) fn missing(&mut self, what: impl Display, call: c_long, arguments: &[&dyn Argument]) {
         self.attempt(what, Expected::Missing, call, arguments);
     }
 
@@ -58,7 +58,7 @@ impl Attempts {
         &mut self,
         what: impl Display,
         call: c_long,
-        arguments: &[&dyn Display],
+        arguments: &[&dyn Argument],
     ) -> Returned {
         self.attempt(what, Expected::Allowed, call, arguments)
     }
@@ -68,7 +68,7 @@ impl Attempts {
         what: impl Display,
         expected: Expected,
         call: c_long,
-        arguments: &[&dyn Display],
+        arguments: &[&dyn Argument],
     ) -> Returned {
         let returned = self.calls.call(call, arguments);
         self.tried.push((what.to_string(), expected, returned));

@@ -6,6 +6,8 @@ use libc::{
 };
 use rustix::process::Pid;
 
+use postern_tests::debugger::Argument;
+
 use super::attempts::Attempts;
 use super::scene::{Scene, mapping, raw};
 
@@ -28,7 +30,7 @@ pub(super) fn other_processes(attempts: &mut Attempts, scene: &Scene, other: Pid
     attempts.refused("trace the other", libc::SYS_ptrace, &[&libc::PTRACE_SEIZE, &other_pid, &0, &0]);
     let (here, there) = (attempts.calls.bytes(&[0; 16]), mapping(other));
     let (here, there) = (attempts.calls.words(&[here, 16]), attempts.calls.words(&[there, 16]));
-    let vectors: [&dyn std::fmt::Display; 6] = [&other_pid, &here, &1, &there, &1, &0];
+    let vectors: [&dyn Argument; 6] = [&other_pid, &here, &1, &there, &1, &0];
     attempts.refused("read its memory", libc::SYS_process_vm_readv, &vectors);
     // What is there, at its program's beginning, nobody can write.
     attempts.refused_unread("write its memory", libc::SYS_process_vm_writev, &vectors);

@@ -1,4 +1,4 @@
-//! A front or a warden that somebody has taken over: by gdb, which has it make system calls, and by the sockets that it
+//! A front or a warden that somebody has taken over: by what has it make system calls (`debugger`), and by the sockets that it
 //! holds. It gets no further than its part in the gate (P6).
 //!
 //! What is left to a front that was taken over: it has every client's keys in its memory, and its store; it can order,

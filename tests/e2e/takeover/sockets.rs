@@ -1,11 +1,11 @@
 //! Attempts at sockets: new ones, and those that a process holds.
 
-use std::fmt::Display;
-
 use libc::{
     AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, F_DUPFD, F_DUPFD_CLOEXEC, SOCK_DGRAM, SOCK_RAW,
     SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET,
 };
+
+use postern_tests::debugger::{Argument, Value};
 
 use super::attempts::Attempts;
 use super::scene::{ABSTRACT_NAME, Subject};
@@ -40,7 +40,7 @@ pub(super) fn any(attempts: &mut Attempts) {
     // The event loop makes such a pair for itself. Any other could send to any socket of its kind, by its path.
     let pair = attempts.calls.words(&[0]);
     attempts.allowed("a local pair: stream", libc::SYS_socketpair, &[&AF_UNIX, &SOCK_STREAM, &0, &pair]);
-    let end = format!("*(int *) {pair}");
+    let end = Value::At(pair);
     let message = descriptor_message(attempts);
     attempts.refused("hand a descriptor on", libc::SYS_sendmsg, &[&end, &message, &0]);
     for (what, kind) in [("datagram", SOCK_DGRAM), ("seqpacket", SOCK_SEQPACKET)] {
@@ -53,11 +53,10 @@ pub(super) fn any(attempts: &mut Attempts) {
 /// The sockets that the front holds. Through the capture's a frame could go to anywhere, loopback behind the guard not
 /// the least, and no capability is asked for: that was when it was opened.
 pub(super) fn held_by_the_front(attempts: &mut Attempts, subject: &Subject) {
-    let capture: Box<dyn Display> = match subject.capture {
-        Some(descriptor) => Box::new(descriptor),
-        None => Box::new(attempts.calls.call(libc::SYS_socket, &[&AF_PACKET, &SOCK_DGRAM, &0])),
+    let capture = match subject.capture {
+        Some(descriptor) => descriptor.value(),
+        None => attempts.calls.call(libc::SYS_socket, &[&AF_PACKET, &SOCK_DGRAM, &0]).value(),
     };
-    let capture = &*capture;
     let lo = attempts.calls.bytes(&link_address(1));
     let frame = attempts.calls.bytes(&[0; 64]);
     attempts.refused("send a frame", libc::SYS_sendto, &[&capture, &frame, &64, &0, &lo, &20]);
@@ -86,14 +85,14 @@ pub(super) fn held_by_the_front(attempts: &mut Attempts, subject: &Subject) {
 
     attempts.refused("free the number of the capture", libc::SYS_close, &[&capture]);
     // The link to the warden outlives the front: shut, it would stay so for the next one.
-    let orders: Box<dyn Display> = if let Some(descriptor) = subject.orders {
-        Box::new(descriptor)
+    let orders = if let Some(descriptor) = subject.orders {
+        descriptor.value()
     } else {
         let pair = attempts.calls.words(&[0]);
         attempts.calls.call(libc::SYS_socketpair, &[&AF_UNIX, &SOCK_SEQPACKET, &0, &pair]);
-        Box::new(format!("*(int *) {pair}"))
+        Value::At(pair)
     };
-    attempts.refused("shut the link to the warden", libc::SYS_shutdown, &[&*orders, &libc::SHUT_WR]);
+    attempts.refused("shut the link to the warden", libc::SYS_shutdown, &[&orders, &libc::SHUT_WR]);
 }
 
 /// What the warden does not need for the firewall. UDP and netlink are left to it.
@@ -119,7 +118,7 @@ pub(super) fn beside_the_firewall(attempts: &mut Attempts) {
     attempts.refused("connect to an abstract name", libc::SYS_connect, &[&local, &address, &len]);
 }
 
-fn x32(attempts: &mut Attempts, call: libc::c_long, arguments: &[&dyn Display]) {
+fn x32(attempts: &mut Attempts, call: libc::c_long, arguments: &[&dyn Argument]) {
     // Kernels without x32 say so, where no filter has said anything before.
     if cfg!(target_arch = "x86_64") {
         attempts.refused_unread("the same by x32", call | X32, arguments);
