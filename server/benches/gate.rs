@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::hint::black_box;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,7 +16,7 @@ use postern_proto::{
     ClientId, ClientKeys, ClientSecret, Datagram, GateId, GateKeys, KNOCK_LEN, Nonce, Request, Services,
     Tolerance, WallTime, Window, seal,
 };
-use postern_server::front::gate::{Client, Gate, Memory, ServiceLimits, Verdict};
+use postern_server::front::gate::{Client, Gate, Memory, ServiceLimits, Verdict, Way};
 use postern_server::{BootTime, Now};
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -70,8 +70,15 @@ fn gate(clients: usize) -> Gate {
     let services = HashMap::from([("ssh".parse().expect("a valid name"), limits)]);
     let (count, started) = (clients.len(), Instant::now());
     let memory = Memory::new(WallTime::from_micros(0));
-    let mut gate =
-        Gate::new(GateKeys::derive(&gate_id()), Tolerance::default(), services, clients, memory, now().wall);
+    let mut gate = Gate::new(
+        GateKeys::derive(&gate_id()),
+        Tolerance::default(),
+        services,
+        clients,
+        memory,
+        now().wall,
+        true,
+    );
     while !gate.prepare(now().wall) {}
     println!(
         "{count} clients: {} bytes each, hint table built in {:.1?}",
@@ -104,7 +111,8 @@ fn valid_knocks() -> Vec<[u8; KNOCK_LEN]> {
 }
 
 fn measure(criterion: &mut Criterion) {
-    let source = IpAddr::from([198, 51, 100, 7]);
+    let at = |host, port| SocketAddr::new(IpAddr::from([198, 51, 100, host]), port);
+    let way = Way { from: at(7, 40_000), to: at(1, 62_201) };
     let mut junk = vec![0; JUNK * KNOCK_LEN];
     SystemRandom::new().fill(&mut junk).expect("the system gives random bytes");
     let refuse = |gate: &mut Gate, iterations: u64| {
@@ -113,7 +121,7 @@ fn measure(criterion: &mut Criterion) {
         let (mut left, mut refused) = (iterations, 0);
         while left > 0 {
             for bytes in junk.chunks_exact(KNOCK_LEN).take(usize::try_from(left).unwrap_or(usize::MAX)) {
-                let verdict = gate.handle(now, source, Datagram::new(bytes).expect("256 bytes"));
+                let verdict = gate.handle(now, way, Datagram::new(bytes).expect("256 bytes"));
                 refused += u64::from(matches!(verdict, Verdict::Refused(_)));
             }
             left = left.saturating_sub(JUNK as u64);
@@ -133,7 +141,7 @@ fn measure(criterion: &mut Criterion) {
     let (knocks, started) = (valid_knocks(), Instant::now());
     for bytes in &knocks {
         let datagram = Datagram::new(bytes).expect("256 bytes");
-        assert!(matches!(million.handle(now(), source, datagram), Verdict::Decided(_)));
+        assert!(matches!(million.handle(now(), way, datagram), Verdict::Decided(_)));
     }
     println!(
         "valid knock, 1,000,000 clients: {:.2?} each over {VALID}",

@@ -1,8 +1,18 @@
-//! Which addresses can be let in at all: front and warden ask the same.
+//! Which addresses can be let in at all, and the way of a packet: front and warden mean the same by both.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Where a datagram came from and where it went; its answer goes back the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// Who sent it, by its own word.
+    pub from: SocketAddr,
+    /// An address and a port of this host.
+    pub to: SocketAddr,
+}
 
 /// Whether an address belongs to one of these networks, which are all when there are none.
 #[must_use]

@@ -32,7 +32,7 @@ use crate::readiness::readiness;
 mod tests;
 
 /// Changes with every change of a message.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const HEADER_LEN: usize = 2;
 const PACKET_LEN: usize = HEADER_LEN + PACKET_ROOM;
 /// Bytes of a message that one packet carries.

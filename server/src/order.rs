@@ -1,11 +1,13 @@
 //! What the front asks of the warden, and what it has it know: all that one ever tells the other. It goes one way.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use postern_proto::{ClientId, ServiceName, Window};
-use serde::{Deserialize, Serialize};
+use postern_proto::{ANSWER_LEN, ClientId, ServiceName, Window};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::address::Way;
 use crate::clock::BootTime;
 use crate::counters::Counters;
 use crate::link::{Message, PACKET_ROOM};
@@ -28,6 +30,8 @@ pub(crate) enum Order {
         from_port: Option<NonZeroU16>,
         /// When the knock came: its windows begin then, however long the warden was away.
         decided: BootTime,
+        /// To be sent once all of them are let in.
+        answer: Option<SealedAnswer>,
     },
     /// End a client's leases for its source: the knock behind it is recorded.
     Close {
@@ -37,6 +41,15 @@ pub(crate) enum Order {
         services: Vec<ServiceName>,
         /// Whose leases end.
         source: IpAddr,
+        /// To be sent once they have ended.
+        answer: Option<SealedAnswer>,
+    },
+    /// Answer a knock of which nothing follows.
+    Answer {
+        /// Whose knock it was.
+        client: ClientId,
+        /// To be sent.
+        answer: SealedAnswer,
     },
     /// Know this, for whoever asks how the gate does.
     Note(Note),
@@ -50,26 +63,51 @@ pub(crate) struct Note {
     pub(crate) interfaces: Vec<String>,
 }
 
+/// An answer for a client. The warden sends it, behind the order that it is about: the front can send nothing to anybody,
+/// and the warden cannot read it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SealedAnswer {
+    /// The way of the knock, which it goes back.
+    pub(crate) way: Way,
+    #[serde(serialize_with = "as_bytes", deserialize_with = "of_answer_len")]
+    pub(crate) bytes: [u8; ANSWER_LEN],
+}
+
+impl fmt::Debug for SealedAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedAnswer").field("way", &self.way).finish_non_exhaustive()
+    }
+}
+
+fn as_bytes<S: Serializer>(bytes: &[u8; ANSWER_LEN], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
+}
+
+fn of_answer_len<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; ANSWER_LEN], D::Error> {
+    let bytes = <&[u8]>::deserialize(deserializer)?;
+    bytes.try_into().map_err(|_| de::Error::custom("not of an answer's size"))
+}
+
 /// What the front sends at once: the orders behind the knocks of one commit, to be carried out together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Orders(pub(crate) Vec<Order>);
 
 impl Order {
-    /// Whose it is, and which services it names; nothing for a note.
+    /// Whose it is, and which services it names; nothing where it names none.
     pub(crate) fn asks(&self) -> Option<(ClientId, Vec<&ServiceName>)> {
         match self {
             Self::Open { client, services, .. } => {
                 Some((*client, services.iter().map(|(service, _)| service).collect()))
             }
             Self::Close { client, services, .. } => Some((*client, services.iter().collect())),
-            Self::Note(_) => None,
+            Self::Answer { .. } | Self::Note(_) => None,
         }
     }
 }
 
 impl Orders {
     /// Orders in one message, at the most.
-    pub(crate) const AT_ONCE: usize = 64;
+    pub(crate) const AT_ONCE: usize = 40;
     /// Services in one message, at the most: a knock has a handful, and a sequence may have more.
     const SERVICES: usize = 512;
 
@@ -88,7 +126,7 @@ const _: () =
     assert!(Orders::MAX <= PACKET_ROOM, "where the link is full, no part of a note may be left in it");
 
 impl Message for Orders {
-    /// One packet. An order that comes of a knock, which has 256 bytes, is shorter than 500, and a note of every counter and
-    /// the most interfaces than 4096.
+    /// One packet. An order that comes of a knock is shorter than 500 bytes, an answer with its way than 300, and a note of every
+    /// counter and the most interfaces than 4096.
     const MAX: usize = 32 * 1024;
 }

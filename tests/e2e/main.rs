@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod administration;
+mod answers;
 mod asking;
 mod automation;
 mod bad_input;

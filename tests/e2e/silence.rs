@@ -1,7 +1,8 @@
 //! Not one packet leaves the gate for 10,000 that are not authentic, fresh and new (P1), and each is counted once, by
-//! its one reason (P10).
+//! its one reason (P10). Of those, a client's own that ask for what it may not have are answered, once each, where the gate
+//! answers at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::iter::repeat_with;
 use std::net::Ipv4Addr;
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use postern_proto::datagram::{CIPHERTEXT_AT, PAYLOAD_LEN};
-use postern_proto::{Epoch, KNOCK_LEN, Payload, Source, WallTime, Window};
+use postern_proto::{ANSWER_LEN, Epoch, KNOCK_LEN, Payload, Source, WallTime, Window};
 use postern_tests::capture::{Capture, Direction, Packet};
 use postern_tests::gate::{KNOCK_PORTS, SSH, Settings};
 use postern_tests::knocks::{Client, Knock, now, open, random};
@@ -22,6 +23,10 @@ use crate::world::{World, grants};
 const DATAGRAMS: usize = 10_000;
 /// Of each kind of hostile knock, where the kind does not give a number itself.
 const EACH: usize = 200;
+/// Kinds of knocks whose client is told that it may not have that, and how many of each are sent: with one more kind, no more
+/// than a client may send at once.
+const OVERREACHING: usize = 4;
+const OF_EACH: usize = 50;
 /// The gate's clock tolerance, and by how much the knocks here miss it: less than an epoch, so that their hints are
 /// known still, or already.
 const TOLERANCE: Duration = Duration::from_mins(1);
@@ -34,7 +39,17 @@ type Hostile = (Vec<u8>, Option<&'static str>);
 
 #[test]
 fn strangers_hear_nothing_and_are_counted() -> Result<()> {
-    let mut world = World::new(Settings::default())?;
+    ten_thousand(Settings { answer: false, ..Settings::default() }, 0)
+}
+
+#[test]
+fn where_clients_are_answered_strangers_hear_nothing_either() -> Result<()> {
+    ten_thousand(Settings::default(), OVERREACHING * OF_EACH)
+}
+
+/// Sends 10,000 datagrams, for which so many answers leave the gate, and nothing else.
+fn ten_thousand(settings: Settings, answered: usize) -> Result<()> {
+    let mut world = World::new(settings)?;
     world.listen(&[SSH])?;
     let people = People::enroll(&world)?;
     the_kernel_would_answer(&world)?;
@@ -62,11 +77,16 @@ fn strangers_hear_nothing_and_are_counted() -> Result<()> {
     assert_eq!(counters.refused, expected);
     assert_eq!((counters.received, counters.accepted), (received, before.accepted));
 
-    // What the capture holds up to the answer that the open door gives is all that has left.
+    // What the capture holds up to the answer that the open door gives is all that has left. The last knock is answered too.
     world.opens(Family::V4)?;
     let out = capture.wait_for("the answer of an open door", |packets| packets.iter().any(Packet::is_tcp))?;
-    let answers: Vec<_> = out.iter().take_while(|packet| !packet.is_tcp()).collect();
-    ensure!(answers.is_empty(), "{} packets left: {answers:?}", answers.len());
+    let left: Vec<_> = out.iter().take_while(|packet| !packet.is_tcp()).collect();
+    let answers: HashSet<_> = left.iter().filter_map(|packet| packet.udp_payload()).collect();
+    ensure!(answers.len() == left.len(), "something else than different answers: {left:?}");
+    ensure!(answers.iter().all(|answer| answer.len() == ANSWER_LEN), "{left:?}");
+    let own = if answered > 0 { KNOCK_PORTS.len() } else { 0 };
+    let expected = answered..=answered + own;
+    ensure!(expected.contains(&left.len()), "{} packets left, not {expected:?}", left.len());
     capture.finish()
 }
 
@@ -185,10 +205,10 @@ impl People {
             ("source-not-own", Payload { source: elsewhere, ..asks()? }),
             ("unusable-source", Payload { source: loopback, ..asks()? }),
         ];
-        Ok(knocks
-            .iter()
-            .flat_map(|(reason, payload)| several(reason, || self.restricted.seal(payload)))
-            .collect())
+        let some = |(reason, payload): &(&'static str, Payload)| {
+            several(reason, || self.restricted.seal(payload)).into_iter().take(OF_EACH)
+        };
+        Ok(knocks.iter().flat_map(some).collect())
     }
 }
 

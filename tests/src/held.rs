@@ -78,6 +78,8 @@ pub enum Kind {
     Packet,
     /// A socket to talk to the kernel with.
     Netlink,
+    /// A socket of UDP, by its own port.
+    Udp(u16),
     /// Any other socket.
     OtherSocket,
 }
@@ -127,10 +129,16 @@ fn bracketed<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     text.strip_prefix(prefix)?.strip_prefix('[')?.strip_suffix(']')
 }
 
+/// The port behind the local address, in a line of /proc/net/udp.
+fn own_port(fields: &[&str]) -> Option<u16> {
+    let (_, port) = fields.get(1)?.rsplit_once(':')?;
+    u16::from_str_radix(port, 16).ok()
+}
+
 /// The sockets of a process's network namespace, by inode.
 fn sockets(process: &str) -> Result<BTreeMap<u64, Kind>> {
     let mut sockets = BTreeMap::new();
-    for (table, column) in [("unix", 6), ("packet", 8), ("netlink", 9)] {
+    for (table, column) in [("unix", 6), ("packet", 8), ("netlink", 9), ("udp", 9), ("udp6", 9)] {
         for line in fs::read_to_string(format!("{process}/net/{table}"))?.lines().skip(1) {
             let fields: Vec<_> = line.split_whitespace().collect();
             let inode = fields.get(column).with_context(|| format!("no inode in {table}: {line}"))?;
@@ -140,6 +148,7 @@ fn sockets(process: &str) -> Result<BTreeMap<u64, Kind>> {
                 ("unix", Some("0005")) => Kind::Unix("seqpacket"),
                 ("packet", _) => Kind::Packet,
                 ("netlink", _) => Kind::Netlink,
+                ("udp" | "udp6", _) => Kind::Udp(own_port(&fields).context("a port of its own")?),
                 _ => Kind::OtherSocket,
             };
             sockets.insert(inode.parse()?, kind);

@@ -6,11 +6,12 @@ use std::num::NonZeroU16;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use postern_proto::answer;
 use postern_proto::datagram::{NONCE_LEN, PAYLOAD_LEN};
 use postern_proto::knock::seal_bytes;
 use postern_proto::{
-    ClientEntry, ClientId, ClientKeys, ClientSecret, Epoch, GateId, GateKeys, KNOCK_LEN, Nonce, Payload,
-    Port, Profile, Proof, Request, ServiceName, Services, Source, WallTime, Window, seal,
+    Answer, ClientEntry, ClientId, ClientKeys, ClientSecret, Datagram, Epoch, GateId, GateKeys, KNOCK_LEN,
+    Nonce, Payload, Port, Profile, Proof, Request, ServiceName, Services, Source, WallTime, Window, seal,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -114,6 +115,15 @@ impl Client {
     #[must_use]
     pub fn seal(&self, payload: &Payload) -> Knock {
         seal(&self.keys.0, &self.keys.1, payload, Nonce::from_random(random()))
+    }
+
+    /// What an answer says that came back for a knock of this client.
+    ///
+    /// # Errors
+    /// When it is no answer to that knock.
+    pub fn read_answer(&self, knock: &Knock, answer: &[u8]) -> Result<Answer> {
+        let nonce = Datagram::from(knock).nonce();
+        Ok(answer::open(&self.gate, &self.keys.1.answer, nonce, answer)?)
     }
 
     /// A new knock with a payload that no client makes.

@@ -2,7 +2,7 @@
 //! the supervisor, by whatever code runs in it. The shape of messages is that of `posternd`'s own `order` and `link`.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
@@ -19,7 +19,7 @@ use crate::held::{Descriptor, Kind, descriptors};
 use crate::wait::LONG;
 
 /// The version of messages.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// What a front asks of a warden.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +36,8 @@ pub enum Order {
         from_port: Option<NonZeroU16>,
         /// When the knock came, since boot.
         decided: Duration,
+        /// To be sent once they are let in.
+        answer: Option<Answer>,
     },
     /// To end a client's leases for its source.
     Close {
@@ -45,7 +47,27 @@ pub enum Order {
         services: Vec<String>,
         /// Whose leases end.
         source: IpAddr,
+        /// To be sent once they have ended.
+        answer: Option<Answer>,
     },
+    /// To answer a knock of which nothing follows.
+    Answer {
+        /// Whose knock it was.
+        client: ClientId,
+        /// To be sent.
+        answer: Answer,
+    },
+}
+
+/// What a front has a warden send to a client.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    /// Where the knock came from.
+    pub from: SocketAddr,
+    /// Where it went.
+    pub to: SocketAddr,
+    /// What is sent; the warden takes 256 bytes.
+    pub bytes: Vec<u8>,
 }
 
 impl Order {

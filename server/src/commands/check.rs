@@ -32,7 +32,7 @@ pub(crate) fn run(files: &Files) -> anyhow::Result<()> {
             );
         }
     }
-    let Reach { backend, families } = config.reach();
+    let Reach { backend, families, .. } = config.reach();
     let firewall = Firewall::new(backend, &families);
     println!("rules that `posternd run` puts up (sessions that stand then are let through as well):");
     for rule in firewall.describe(&config.guard(None)) {

@@ -90,7 +90,7 @@ fn add(path: &Path, config: &Config, new: &NewClient) -> anyhow::Result<()> {
             .iter()
             .map(|name| (name.clone(), config.services[name].ports.clone()))
             .collect(),
-        answers: false,
+        answers: config.gate.answer,
     };
     append(config, &entry)?;
     println!("{}", *profile.to_line());

@@ -56,7 +56,8 @@ impl Explainer {
         let memory = Memory::new(WallTime::from_micros(0));
         let keys = GateKeys::derive(&watch.gate);
         let clients = config.clients.iter().map(|entry| Client::new(&watch.gate, entry)).collect();
-        let gate = Gate::new(keys.clone(), watch.tolerance, config.service_table(), clients, memory, first);
+        let services = config.service_table();
+        let gate = Gate::new(keys.clone(), watch.tolerance, services, clients, memory, first, false);
         // Nobody floods a file: the key need not be a secret.
         let sequences = Sequences::new(config.enrolled().sequences, [0; 16])?;
         Ok(Self { config_ports: watch.sought.knocks, sequences, gate, keys, first, last, wide: None })
@@ -77,7 +78,7 @@ impl Explainer {
         let Some(datagram) = Datagram::new(payload) else {
             return format!("{route}: not for the gate: {} bytes; a knock has {KNOCK_LEN}", payload.len());
         };
-        let verdict = match self.gate.handle(now, *source, datagram) {
+        let verdict = match self.gate.handle(now, frame.way(), datagram) {
             Verdict::Refused(refused) => self.refusal(at, &refused, datagram),
             Verdict::Decided(decided) => match decided.preview() {
                 Outcome::Refused(refused) => self.refusal(at, refused, datagram),

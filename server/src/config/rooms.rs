@@ -39,6 +39,7 @@ impl Config {
             sought: self.sought(),
             gate: self.gate.id.clone(),
             tolerance: self.gate.tolerance,
+            answers: self.gate.answer,
             kernel_filter: self.gate.kernel_filter == KernelFilter::Auto,
             store: self.store(),
         }
@@ -108,7 +109,8 @@ impl Config {
             BackendName::Iptables => Backend::Iptables { variant: firewall.variant, admit },
             BackendName::Nftables => Backend::Nftables,
         };
-        Reach { backend, families }
+        let answers = if self.gate.answer { self.gate.ports.clone() } else { Vec::new() };
+        Reach { backend, families, answers }
     }
 
     /// What is shut unless granted.

@@ -51,12 +51,18 @@ pub(crate) struct GateConfig {
     pub(crate) addresses: Vec<Host>,
     #[serde(default, deserialize_with = "tolerance")]
     pub(crate) tolerance: Tolerance,
+    #[serde(default = "answers")]
+    pub(crate) answer: bool,
     #[serde(default, rename = "kernel-filter")]
     pub(super) kernel_filter: KernelFilter,
     #[serde(default = "default_keys")]
     pub(super) keys: PathBuf,
     #[serde(default = "default_state")]
     pub(super) state: PathBuf,
+}
+
+const fn answers() -> bool {
+    true
 }
 
 /// Whether the kernel looks hints up.

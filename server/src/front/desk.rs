@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::frame::{Content, Frame};
-use super::gate::{Gate, Refused, Unrecorded, Verdict};
+use super::gate::{Gate, Refused, Unrecorded, Verdict, Way};
 use super::kernel::Mirror;
 use super::process::{Enrolled, Event};
 use super::recorder::Recorded;
@@ -32,7 +32,7 @@ pub(super) struct Desk {
     pub(super) sequences: Sequences,
     pub(super) counters: Counters,
     /// Knocks that came in at once, on which the gate has not decided yet.
-    gathered: Vec<(IpAddr, [u8; KNOCK_LEN])>,
+    gathered: Vec<(Way, [u8; KNOCK_LEN])>,
     /// Decisions that wait for their record.
     pub(super) decided: Vec<Unrecorded>,
     /// What waits for the note that a one-time sequence was used.
@@ -94,7 +94,7 @@ impl Desk {
         match frame.content {
             Content::Datagram(payload) if self.knock_ports.iter().any(|port| port.get() == frame.port) => {
                 if let Ok(payload) = payload.try_into() {
-                    self.gather(frame.source, payload);
+                    self.gather(frame.way(), payload);
                 }
             }
             _ => self.step(frame),
@@ -118,8 +118,8 @@ impl Desk {
     }
 
     /// A knock-sized datagram came in.
-    fn gather(&mut self, source: IpAddr, payload: [u8; KNOCK_LEN]) {
-        self.gathered.push((source, payload));
+    fn gather(&mut self, way: Way, payload: [u8; KNOCK_LEN]) {
+        self.gathered.push((way, payload));
         if self.gathered.len() == TOGETHER {
             self.settle_gathered();
         }
@@ -128,12 +128,11 @@ impl Desk {
     /// Has the gate decide on the knocks that were gathered; to be called behind the last packet of those that came at once.
     pub(super) fn settle_gathered(&mut self) {
         let Self { gate, gathered, decided, counters, .. } = self;
-        let knocks: Vec<_> =
-            gathered.iter().map(|(source, payload)| (*source, Datagram::from(payload))).collect();
+        let knocks: Vec<_> = gathered.iter().map(|(way, payload)| (*way, Datagram::from(payload))).collect();
         counters.received += knocks.len() as u64;
-        gate.handle_all(Now::read(), &knocks, |source, verdict| match verdict {
+        gate.handle_all(Now::read(), &knocks, |way, verdict| match verdict {
             Verdict::Decided(unrecorded) => decided.push(unrecorded),
-            Verdict::Refused(refused) => refuse(counters, Some(source), &refused),
+            Verdict::Refused(refused) => refuse(counters, Some(way.from.ip()), &refused),
         });
         gathered.clear();
     }

@@ -14,13 +14,15 @@
 //! ones, and a knock is sealed anyway.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::err::ip::{HeadersError, SliceError};
 use etherparse::{
     IpPayloadSlice, IpSlice, Ipv6ExtensionSlice, LenSource, TcpHeaderSlice, UdpSlice, ip_number,
 };
 use pcap::Linktype;
+
+use crate::address::Way;
 
 #[cfg(test)]
 pub(super) mod craft;
@@ -118,6 +120,15 @@ pub(crate) struct Frame<'a> {
     pub(crate) port: u16,
     /// What it is.
     pub(crate) content: Content<'a>,
+}
+
+impl Frame<'_> {
+    pub(crate) const fn way(&self) -> Way {
+        Way {
+            from: SocketAddr::new(self.source, self.source_port),
+            to: SocketAddr::new(self.destination, self.port),
+        }
+    }
 }
 
 /// What a packet is, by its transport.

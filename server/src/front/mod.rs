@@ -2,7 +2,7 @@
 //! recorded durably, as an order to the warden.
 //!
 //! ```text
-//! wire ──capture──▶ Frame ──knock──────▶ Gate ──▶ Unrecorded ──store──▶ Outcome ──Order──▶ warden
+//! wire ──capture──▶ Frame ──knock──────▶ Gate ──▶ Unrecorded ──store──▶ Released ──Order──▶ warden
 //!         (pcap)   (frame) ╲             ╱(gate)               (recorder: one fsync for all that came)
 //!                           ╲──sequences╱
 //! ```
@@ -69,7 +69,8 @@ impl Front {
         let (store, memory) = Store::open(&watch.store, now)?;
         let keys = GateKeys::derive(&watch.gate);
         let clients = enrolled.clients(&watch.gate).context("the key file")?;
-        let gate = Gate::new(keys, watch.tolerance, enrolled.services.clone(), clients, memory, now.wall);
+        let services = enrolled.services.clone();
+        let gate = Gate::new(keys, watch.tolerance, services, clients, memory, now.wall, watch.answers);
         let mirror = kernel.map(|kernel| kernel.into_mirror(watch.tolerance));
         let (to_supervisor, events) = mpsc::unbounded_channel();
         let (ports, sequences) = (watch.sought.knocks.clone(), enrolled.sequences.clone());

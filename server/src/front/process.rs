@@ -47,6 +47,8 @@ pub(crate) struct Watch {
     pub(crate) sought: Sought,
     pub(crate) gate: GateId,
     pub(crate) tolerance: Tolerance,
+    /// Whether clients are answered.
+    pub(crate) answers: bool,
     /// Whether the kernel is to look hints up, where it can.
     pub(crate) kernel_filter: bool,
     /// Folder of the replay store.

@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, ensure};
+use postern_proto::Nonce;
+use postern_proto::datagram::NONCE_LEN;
+use ring::rand::{SecureRandom, SystemRandom};
 use tracing::warn;
 
-use super::gate::{self, Outcome, Purge, Refused, Unrecorded};
+use super::gate::{self, Outcome, Purge, Refused, Released, Reply, Unrecorded};
 use super::store::{Receipt, Store};
 use crate::link::Sender;
-use crate::order::{Note, Order, Orders};
+use crate::order::{Note, Order, Orders, SealedAnswer};
 
 /// What came of one commit.
 #[derive(Default)]
@@ -24,11 +27,12 @@ pub(super) struct Recorder {
     orders: Sender<Orders>,
     /// Orders that the link had no room for: those of one commit, since none is made before they are gone.
     waiting: VecDeque<Orders>,
+    random: SystemRandom,
 }
 
 impl Recorder {
     pub(super) fn new(store: Store, orders: Sender<Orders>) -> Self {
-        Self { store, orders, waiting: VecDeque::new() }
+        Self { store, orders, waiting: VecDeque::new(), random: SystemRandom::new() }
     }
 
     /// Makes decisions durable, and has them take their effect; those that cannot be recorded are refused.
@@ -105,28 +109,42 @@ impl Recorder {
     }
 
     fn release(&mut self, batch: Vec<Unrecorded>, receipt: &Receipt) -> anyhow::Result<Recorded> {
-        let (mut released, mut refused, mut heard) = (Vec::new(), Vec::new(), 0);
-        for outcome in batch.into_iter().map(|unrecorded| unrecorded.release(receipt)) {
+        let (mut orders, mut recorded) = (Vec::new(), Recorded::default());
+        for Released { outcome, reply } in batch.into_iter().map(|unrecorded| unrecorded.release(receipt)) {
+            let sealed = reply.and_then(|reply| Some((reply.client, self.seal(&reply)?)));
+            let only_answer = |(client, answer)| Order::Answer { client, answer };
+            let answer = |sealed: Option<(_, _)>| sealed.map(|(_, answer)| answer);
+            recorded.accepted += u64::from(!matches!(outcome, Outcome::Refused(_)));
             match outcome {
-                Outcome::Refused(by_policy) => refused.push(by_policy),
-                Outcome::Heard => heard += 1,
                 Outcome::Open(gate::Grant { client, services, source, from_port, decided }) => {
-                    released.push(Order::Open { client, services, source, from_port, decided });
+                    let answer = answer(sealed);
+                    orders.push(Order::Open { client, services, source, from_port, decided, answer });
                 }
-                Outcome::Close(closure) => {
-                    let services = closure.services.iter().cloned().collect();
-                    released.push(Order::Close { client: closure.client, services, source: closure.source });
+                Outcome::Close(gate::Closure { client, services, source }) => {
+                    let services = services.iter().cloned().collect();
+                    orders.push(Order::Close { client, services, source, answer: answer(sealed) });
+                }
+                Outcome::Heard => orders.extend(sealed.map(only_answer)),
+                Outcome::Refused(by_policy) => {
+                    recorded.refused.push(by_policy);
+                    orders.extend(sealed.map(only_answer));
                 }
             }
         }
-        let accepted = released.len() as u64 + heard;
-        while !released.is_empty() {
-            let rest = released.split_off(Orders::together(&released));
-            self.waiting.push_back(Orders(released));
-            released = rest;
+        while !orders.is_empty() {
+            let rest = orders.split_off(Orders::together(&orders));
+            self.waiting.push_back(Orders(orders));
+            orders = rest;
         }
         self.hand_over()?;
-        Ok(Recorded { accepted, refused })
+        Ok(recorded)
+    }
+
+    /// An answer, ready to be sent. Where the system has no random bytes, nobody is answered.
+    fn seal(&self, reply: &Reply) -> Option<SealedAnswer> {
+        let mut nonce = [0; NONCE_LEN];
+        self.random.fill(&mut nonce).ok()?;
+        Some(SealedAnswer { way: reply.way, bytes: reply.seal(Nonce::from_random(nonce)) })
     }
 }
 

@@ -55,6 +55,7 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::NET_ADMIN)
     .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::NET_BIND_SERVICE)
     .union(CapabilitySet::BPF);
 
 /// How often it looks whether an interface is back, while one is away.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! Order ──roll──▶ entitled ──ledger──▶ Lease ──firewall──▶ kernel rule, with its own end
+//!   └── its answer, sealed ─────────────────────────────────── responder ──▶ the client, once it is done
 //! ```
 //! The kernel ends every window by itself (P5); the warden tidies up behind it. Its guard stays when it stops, and comes
 //! back when somebody else takes it away.
@@ -24,7 +25,7 @@ use crate::alone::Alone;
 use crate::clock::{BootTime, Now};
 use crate::errand::Errand;
 use crate::link::{Receiver, Sender};
-use crate::order::{LIVE_LEASES, Note, Orders};
+use crate::order::{LIVE_LEASES, Note, Orders, SealedAnswer};
 use crate::process::{Line, Report};
 
 mod admin;
@@ -37,6 +38,7 @@ mod orders;
 mod pace;
 pub(crate) mod process;
 mod refusal;
+pub(crate) mod responder;
 pub(crate) mod roll;
 mod sessions;
 
@@ -48,6 +50,7 @@ use ledger::{Lease, LeaseKey, Ledger};
 use pace::Pace;
 use process::{Command, Event, Reach, Settings};
 use refusal::{OrderRefusal, Refusals};
+use responder::Responder;
 use roll::Roll;
 
 /// How often it is looked whether a session that stood before the guard has ended, while there is one.
@@ -69,7 +72,7 @@ pub(crate) async fn guard_alone(reach: Reach, guard: Guard) -> anyhow::Result<Op
     let Some(_alone) = Alone::take().context(NOT_ALONE)? else { return Ok(None) };
     let since = Now::read().boot;
     let settings = Settings { since, reach, guard, roll: Roll::default() };
-    let warden = Warden::start(settings, firewall::installed(), None).await?;
+    let warden = Warden::start(settings, firewall::installed(), None, Responder::default()).await?;
     Ok(Some(warden.ledger.leases().count()))
 }
 
@@ -98,12 +101,15 @@ pub(crate) struct Warden {
     healing: Healing,
     /// Where commands are configured.
     runner: Option<mpsc::Sender<Errand>>,
+    responder: Arc<Responder>,
 }
 
 /// A rule to take out, off the way of those that go in.
 enum Closing {
     Lease(Lease),
     Session(Session),
+    /// Nothing: it says that what was before it is out.
+    Answer(SealedAnswer),
 }
 
 impl Warden {
@@ -116,8 +122,9 @@ impl Warden {
         settings: Settings,
         installed: Vec<Firewall>,
         runner: Option<Sender<Errand>>,
+        responder: Responder,
     ) -> anyhow::Result<Self> {
-        let Settings { since, reach: Reach { backend, families }, guard, roll } = settings;
+        let Settings { since, reach: Reach { backend, families, .. }, guard, roll } = settings;
         let firewall = Firewall::new(backend, &families);
         let now = Now::read();
         let (mut ledger, mut standing) = (Ledger::default(), Vec::new());
@@ -154,7 +161,9 @@ impl Warden {
             runner
         });
         let (closing, queue) = mpsc::unbounded_channel();
-        tokio::spawn(close_behind(firewall.clone(), queue, Arc::clone(healing.closings())));
+        let responder = Arc::new(responder);
+        let closings = Arc::clone(healing.closings());
+        tokio::spawn(close_behind(firewall.clone(), queue, closings, Arc::clone(&responder)));
         let mut warden = Self {
             firewall,
             guard,
@@ -168,6 +177,7 @@ impl Warden {
             closing,
             healing,
             runner,
+            responder,
         };
         if let Err(error) = warden.install().await {
             // One family's guard may be up: without a gate behind it, it would lock everybody out.
@@ -368,20 +378,25 @@ async fn close_behind(
     firewall: Firewall,
     mut queue: mpsc::UnboundedReceiver<Closing>,
     closings: Arc<Closings>,
+    responder: Arc<Responder>,
 ) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, CLOSE_AT_ONCE).await > 0 {
-        let (mut leases, mut sessions) = (Vec::new(), Vec::new());
+        let (mut leases, mut sessions, mut answers) = (Vec::new(), Vec::new(), Vec::new());
         for closing in batch.drain(..) {
             match closing {
                 Closing::Lease(lease) => leases.push(lease),
                 Closing::Session(session) => sessions.push(session),
+                Closing::Answer(answer) => answers.push(answer),
             }
         }
         let result = firewall.close(&leases, &sessions).await;
         closings.end(leases.len() + sessions.len(), result.is_ok());
-        if let Err(error) = result {
-            warn!(%error, "a rule could not be taken out; the kernel ends a lease's at its time");
+        match result {
+            Ok(()) => answers.iter().for_each(|answer| responder.send(answer)),
+            Err(error) => {
+                warn!(%error, "a rule could not be taken out; the kernel ends a lease's at its time");
+            }
         }
     }
 }

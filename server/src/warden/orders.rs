@@ -1,6 +1,6 @@
 //! What the front orders: checked against the roll, and carried out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::mem::take;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use super::refusal::OrderRefusal;
 use super::{Closing, Warden};
 use crate::clock::{BootTime, Now};
 use crate::errand::Errand;
-use crate::order::{Order, Orders};
+use crate::order::{Order, Orders, SealedAnswer};
 
 /// For so long those are tried one by one whom the firewall did not take together: whoever waits for the warden, a reload
 /// above all, does not wait for a firewall that is stuck.
@@ -24,6 +24,8 @@ const SINGLY: Duration = Duration::from_secs(10);
 
 /// What an order asks for, service by service.
 struct Asked<'a> {
+    /// Its place in the message.
+    order: usize,
     client: ClientId,
     service: &'a ServiceName,
     window: Window,
@@ -36,6 +38,16 @@ struct Asked<'a> {
 struct Granting {
     lease: Lease,
     replaces: Option<Lease>,
+    /// The order in its message that asks for it.
+    order: usize,
+}
+
+/// The orders of one message, as far as they are not done.
+#[derive(Default)]
+struct Batch {
+    together: Vec<Granting>,
+    /// To be sent where nothing of the order failed, by the order's place in the message.
+    answers: BTreeMap<usize, SealedAnswer>,
 }
 
 impl Warden {
@@ -44,14 +56,15 @@ impl Warden {
         if orders.len() > Orders::AT_ONCE {
             return self.refuse(OrderRefusal::Malformed, &"more orders than a message has");
         }
-        let mut together = Vec::new();
-        for order in orders {
-            self.take_up(order, &mut together).await;
+        let mut batch = Batch::default();
+        for (number, order) in orders.into_iter().enumerate() {
+            self.take_up(number, order, &mut batch).await;
         }
-        self.grant(together).await;
+        self.grant(&mut batch).await;
+        batch.answers.values().for_each(|answer| self.responder.send(answer));
     }
 
-    async fn take_up(&mut self, order: Order, together: &mut Vec<Granting>) {
+    async fn take_up(&mut self, number: usize, order: Order, batch: &mut Batch) {
         if let Some((client, services)) = order.asks() {
             if !self.roll.members.contains_key(&client) {
                 return self.refuse(OrderRefusal::UnknownClient, &client);
@@ -61,10 +74,20 @@ impl Warden {
             }
         }
         match order {
-            Order::Open { client, services, source, from_port, decided } => {
+            Order::Open { client, services, source, from_port, decided, answer } => {
+                batch.answers.extend(answer.map(|answer| (number, answer)));
                 for (service, window) in services {
-                    let asked = Asked { client, service: &service, window, source, from_port, decided };
-                    if let Err(reason) = self.open(&asked, together).await {
+                    let asked = Asked {
+                        order: number,
+                        client,
+                        service: &service,
+                        window,
+                        source,
+                        from_port,
+                        decided,
+                    };
+                    if let Err(reason) = self.open(&asked, batch).await {
+                        batch.answers.remove(&number);
                         self.refuse(reason, &format_args!("{client} {service} for {window} from {source}"));
                     }
                 }
@@ -72,10 +95,21 @@ impl Warden {
             Order::Close { client, services, .. } if !self.are_in_time(client, services.len()) => {
                 self.refuse(OrderRefusal::TooFast, &client);
             }
-            Order::Close { client, services, source } => {
-                self.grant(take(together)).await;
+            Order::Close { client, services, source, answer } => {
+                self.grant(batch).await;
                 self.close(client, &services, source);
+                if let Some(answer) = answer {
+                    // Behind the leases that it closes.
+                    drop(self.closing.send(Closing::Answer(answer)));
+                }
             }
+            Order::Answer { client, .. } if !self.roll.members.contains_key(&client) => {
+                self.refuse(OrderRefusal::UnknownClient, &client);
+            }
+            Order::Answer { client, .. } if !self.are_in_time(client, 1) => {
+                self.refuse(OrderRefusal::TooFast, &client);
+            }
+            Order::Answer { answer, .. } => drop(batch.answers.insert(number, answer)),
             Order::Note(mut note) => {
                 // They are shown to people, at their terminals.
                 let is_name = |name: &String| name.bytes().all(|byte| byte.is_ascii_graphic());
@@ -97,8 +131,8 @@ impl Warden {
     }
 
     /// Lets somebody in, or adds the lease to those that go into the kernel together.
-    async fn open(&mut self, asked: &Asked<'_>, together: &mut Vec<Granting>) -> Result<(), OrderRefusal> {
-        let &Asked { client, service, window, source, from_port, decided } = asked;
+    async fn open(&mut self, asked: &Asked<'_>, batch: &mut Batch) -> Result<(), OrderRefusal> {
+        let &Asked { order, client, service, window, source, from_port, decided } = asked;
         let now = Now::read();
         // Each service of an order counts: each can be a rule.
         if !self.are_in_time(client, 1) {
@@ -112,8 +146,8 @@ impl Warden {
         }
         let key = LeaseKey { client: name, service: service.clone(), source, from_port };
         // A renewal goes by the lease that it renews.
-        if together.iter().any(|granting| granting.lease.key == key) {
-            self.grant(take(together)).await;
+        if batch.together.iter().any(|granting| granting.lease.key == key) {
+            self.grant(batch).await;
         }
         let (lease, replaces) = match self.ledger.plan(now, key, &ports, left) {
             Plan::Unchanged => {
@@ -126,30 +160,33 @@ impl Warden {
             }
             Plan::Grant { lease, replaces } => (lease, replaces),
         };
-        let new = together.iter().filter(|granting| granting.replaces.is_none());
+        let new = batch.together.iter().filter(|granting| granting.replaces.is_none());
         let coming = new.map(|granting| &granting.lease.key.client);
         if replaces.is_none() && !self.ledger.has_room_for(&lease.key.client, max_leases, coming) {
             return Err(OrderRefusal::TooManyLeases);
         }
-        together.push(Granting { lease, replaces });
+        batch.together.push(Granting { lease, replaces, order });
         Ok(())
     }
 
     /// Lets those in who come together, one address family after the other: iptables takes no more than one at a time.
-    async fn grant(&mut self, together: Vec<Granting>) {
+    async fn grant(&mut self, batch: &mut Batch) {
         let is_ipv4 = |granting: &Granting| granting.lease.key.source.is_ipv4();
-        let (ipv4, ipv6): (Vec<_>, Vec<_>) = together.into_iter().partition(is_ipv4);
-        self.grant_family(ipv4).await;
-        self.grant_family(ipv6).await;
+        let (ipv4, ipv6): (Vec<_>, Vec<_>) = take(&mut batch.together).into_iter().partition(is_ipv4);
+        for together in [ipv4, ipv6] {
+            for failed in self.grant_family(together).await {
+                batch.answers.remove(&failed);
+            }
+        }
     }
 
     /// Lets in who comes from addresses of one family. Where the firewall fails, each is tried for himself: one that it does
-    /// not take keeps no other out.
-    async fn grant_family(&mut self, together: Vec<Granting>) {
-        let begun = Instant::now();
+    /// not take keeps no other out. Gives the orders that failed.
+    async fn grant_family(&mut self, together: Vec<Granting>) -> Vec<usize> {
+        let (begun, mut failed) = (Instant::now(), Vec::new());
         let leases: Vec<Lease> = together.iter().map(|granting| granting.lease.clone()).collect();
         let all_are_in = leases.len() > 1 && self.let_in(&leases).await.is_ok();
-        for Granting { lease, replaces } in together {
+        for Granting { lease, replaces, order } in together {
             let let_in = if all_are_in {
                 Ok(())
             } else if begun.elapsed() > SINGLY {
@@ -161,6 +198,7 @@ impl Warden {
                 let LeaseKey { client, service, source, .. } = &lease.key;
                 error!(%client, %service, %source, %error, "not granted: the firewall failed");
                 self.later(Closing::Lease(lease));
+                failed.push(order);
                 continue;
             }
             self.granted(lease);
@@ -168,6 +206,7 @@ impl Warden {
                 self.later(Closing::Lease(old));
             }
         }
+        failed
     }
 
     fn granted(&mut self, lease: Lease) {

@@ -2,6 +2,7 @@
 //! else. It never sees a packet.
 
 use std::env;
+use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::firewall::{Backend, Family, Firewall, installed};
 use super::guard::Guard;
+use super::responder::Responder;
 use super::roll::Roll;
 use super::{Ended, Warden, admin};
 use crate::clock::BootTime;
@@ -38,11 +40,13 @@ pub(crate) struct Settings {
     pub(crate) roll: Roll,
 }
 
-/// How one warden reaches the firewall for as long as it lives.
+/// How one warden reaches the firewall, and clients, for as long as it lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reach {
     pub(crate) backend: Backend,
     pub(crate) families: Vec<Family>,
+    /// The knock ports from which clients are answered, if they are.
+    pub(crate) answers: Vec<NonZeroU16>,
 }
 
 /// What the warden is told while it runs.
@@ -88,6 +92,7 @@ struct Confined {
     alone: OwnedFd,
     /// Where rules of ours may be, whatever the settings say: only root can ask.
     installed: Vec<Firewall>,
+    responder: Responder,
 }
 
 /// Gives up what a warden does not need.
@@ -100,6 +105,8 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let alone = descriptors.next().context("no place was handed over")?;
     let runner = descriptors.next();
     let installed = installed();
+    let Reach { answers, families, .. } = &settings.reach;
+    let responder = Responder::open(answers, families);
     // Programs and libraries, what these read about themselves, and what iptables asks of the kernel.
     let files = Files::default()
         .keep_existing(&["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"], Access::Run)
@@ -117,7 +124,7 @@ fn confine(start: Start<Settings>, descriptors: Vec<OwnedFd>) -> anyhow::Result<
     let keeps = Keeps { capabilities, files, calls: Calls::Ordinary };
     // The front says it where the kernel has no Landlock: once is enough.
     sandbox::give_up_root(identity, keeps)?.shut()?;
-    Ok(Confined { settings, orders, admin, reloads, runner, alone, installed })
+    Ok(Confined { settings, orders, admin, reloads, runner, alone, installed, responder })
 }
 
 /// The lock of iptables-legacy, which its programs open for writing.
@@ -126,10 +133,10 @@ pub(crate) fn lock_file() -> PathBuf {
 }
 
 async fn work(confined: Confined, line: Line<Command, Event>) -> anyhow::Result<()> {
-    let Confined { settings, orders, admin, reloads, runner, alone: _alone, installed } = confined;
+    let Confined { settings, orders, admin, reloads, runner, alone: _alone, installed, responder } = confined;
     beat(line.reports.clone(), || true)?;
     let reports = line.reports.clone();
-    let warden = Warden::start(settings, installed, runner.map(Sender::new)).await?;
+    let warden = Warden::start(settings, installed, runner.map(Sender::new), responder).await?;
     reports.send(&Report::Ready).await?;
     let (orders, requests) = (Receiver::<Orders>::new(orders)?, admin::open(admin, reloads)?);
     if warden.run(orders, requests, line).await? == Ended::TrialOver {

@@ -58,6 +58,7 @@ fn thousands_of_orders_at_once(variant: Variant) -> Result<()> {
             source: Ipv4Addr::new(10, 1, high, low).into(),
             from_port: None,
             decided: since_boot(),
+            answer: None,
         })?;
     }
     hostile.settle(alice.entry.id)?;

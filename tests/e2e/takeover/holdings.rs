@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use postern_tests::gate::{Gate, SSH, Settings, Variant};
+use postern_tests::gate::{Gate, KNOCK_PORTS, SSH, Settings, Variant};
 use postern_tests::held::{CAPABILITY_SETS, Kind, descriptors, threads};
 use postern_tests::netns::Family;
 use postern_tests::process::{Process, run};
@@ -21,9 +21,12 @@ use crate::world::World;
 const NOBODY: u32 = 65_534;
 const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
+const NET_BIND_SERVICE: u64 = 1 << 10;
 const BPF: u64 = 1 << 39;
-/// What it takes to start the others: `CHOWN`, `FOWNER`, `KILL`, `SETGID`, `SETUID` and `SETPCAP`, and what they hold.
-const SUPERVISOR: u64 = BPF | 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | NET_ADMIN | NET_RAW;
+/// What it takes to start the others: `CHOWN`, `FOWNER`, `KILL`, `SETGID`, `SETUID` and `SETPCAP`, and what they hold or begin
+/// with.
+const SUPERVISOR: u64 =
+    BPF | 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | NET_BIND_SERVICE | NET_ADMIN | NET_RAW;
 /// The seccomp mode of /proc: a filter.
 const FILTERED: u32 = 2;
 
@@ -95,7 +98,13 @@ fn nothing_is_left(variant: Variant) -> Result<()> {
     // With the lock of this namespace's one place in its hands, no other gate begins before it has ended.
     let place = |path: &str| path.starts_with("/run/posternd-");
     holds_only(&world.gate, "postern-warden", |kind| {
-        *kind == Kind::Netlink || matches!(kind, Kind::File(path) if place(path))
+        match kind {
+            Kind::Netlink => true,
+            // Those that answers leave from.
+            Kind::Udp(port) => KNOCK_PORTS.contains(port),
+            Kind::File(path) => place(path),
+            _ => false,
+        }
     })?;
     world.opens(Family::V6).map(drop)
 }

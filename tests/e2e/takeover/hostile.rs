@@ -86,13 +86,13 @@ pub(super) fn since_boot() -> Duration {
 
 pub(super) fn open(client: ClientId, service: &str, window: u32, source: IpAddr) -> Order {
     let services = vec![(service.to_owned(), window)];
-    Order::Open { client, services, source, from_port: None, decided: since_boot() }
+    Order::Open { client, services, source, from_port: None, decided: since_boot(), answer: None }
 }
 
 /// An order for ssh and ten seconds, for a knock that came at this time since boot.
 pub(super) fn opened_at(decided: Duration, client: ClientId, source: IpAddr) -> Order {
     let services = vec![("ssh".to_owned(), 10)];
-    Order::Open { client, services, source, from_port: None, decided }
+    Order::Open { client, services, source, from_port: None, decided, answer: None }
 }
 
 /// Lines of the warden about refused orders, by reason, with the number that each tells.

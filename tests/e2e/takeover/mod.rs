@@ -2,7 +2,8 @@
 //! holds. It gets no further than its part in the gate (P6).
 //!
 //! What is left to a front that was taken over: it has every client's keys in its memory, and its store; it can order,
-//! for each client, what the roll gives that client, and end its leases; it can hold knocks back, and end; it can write
+//! for each client, what the roll gives that client, and end its leases; it can have the warden send 256 bytes to an address, as
+//! an answer, as often as a client may order; it can hold knocks back, and end; it can write
 //! lines to the log, fill the disk from its folder and the memory with threads, as far as the host lets it; and it can
 //! learn which files there are and how large they are, though not what is in them.
 //!
@@ -11,6 +12,7 @@
 //! /proc tells everybody, write to the log, and talk by UDP and to sockets with a path that lets its user in. With
 //! iptables-legacy it can send raw packets. It has no key and no store, and gets at no other process.
 
+mod answers;
 mod attempts;
 mod files;
 mod flood;

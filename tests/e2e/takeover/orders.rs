@@ -111,7 +111,7 @@ fn no_window_is_longer(variant: Variant) -> Result<()> {
     ] {
         let source: IpAddr = Ipv4Addr::new(10, 0, 1, number).into();
         let services = vec![("ssh".to_owned(), window)];
-        let order = Order::Open { client: alice, services, source, from_port: None, decided };
+        let order = Order::Open { client: alice, services, source, from_port: None, decided, answer: None };
         hostile.link.order(&order)?;
         let Grant { stops: stop, .. } = wait_for("the lease", LONG, || {
             let grants = hostile.world.gate.grants(Family::V4)?;
@@ -175,11 +175,12 @@ fn malformed(client: ClientId) -> Result<Vec<Vec<u8>>> {
     let shaped = |window: u32, from_port: Option<u16>, decided: (u64, u32)| {
         let services = vec![("ssh", window)];
         Ok::<_, anyhow::Error>(packet(&postcard::to_allocvec(
-            &[(0_u8, client, services, source, from_port, decided)][..],
+            &[(0_u8, client, services, source, from_port, decided, None::<()>)][..],
         )?))
     };
     let several = |services: Vec<(String, u32)>| {
-        Order::Open { client, services, source, from_port: None, decided: since_boot() }.packet()
+        Order::Open { client, services, source, from_port: None, decided: since_boot(), answer: None }
+            .packet()
     };
     let windows = |count: u32| (1..=count).map(|window| ("ssh".to_owned(), window)).collect();
     ensure!(shaped(10, Some(1), (0, 0))?.len() > 10, "the shape is an order's");

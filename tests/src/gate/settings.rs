@@ -85,6 +85,8 @@ pub struct Settings {
     pub interfaces: &'static [&'static str],
     /// `gate.ports`.
     pub ports: [u16; 2],
+    /// `gate.answer`.
+    pub answer: bool,
     /// `gate.kernel-filter`.
     pub kernel_filter: &'static str,
     /// `process.user`.
@@ -111,6 +113,7 @@ impl Settings {
         interfaces: &[],
         ports: KNOCK_PORTS,
         tolerance_secs: 60,
+        answer: true,
         kernel_filter: "auto",
         user: USER,
         log: "debug",
@@ -137,6 +140,7 @@ impl Settings {
             "auto" => String::new(),
             other => format!("kernel-filter = \"{other}\"\n"),
         };
+        let answer = if self.answer { "" } else { "answer = false\n" };
         let service = |(name, port)| {
             format!(
                 "[services.{name}]\n\
@@ -150,6 +154,7 @@ impl Settings {
              id = \"{}\"\n\
              ports = {ports:?}\n\
              tolerance = \"{tolerance_secs}s\"\n\
+             {answer}\
              {kernel_filter}\
              {interfaces}\
              state = \"{state}\"\n\

@@ -1,7 +1,7 @@
 //! A client as the gate holds it: its keys and its policy, ready to use.
 
 use postern_proto::keyfile::ClientEntry;
-use postern_proto::{ClientId, ClientKeys, ClientName, Epoch, GateId, HintKey, Hinted, SealKey};
+use postern_proto::{AnswerKey, ClientId, ClientKeys, ClientName, Epoch, GateId, HintKey, Hinted, SealKey};
 
 use super::policy::Policy;
 
@@ -30,6 +30,10 @@ impl Client {
 
     pub(crate) const fn seal_key(&self) -> &SealKey {
         &self.keys.seal
+    }
+
+    pub(super) const fn answer_key(&self) -> &AnswerKey {
+        &self.keys.answer
     }
 
     /// Its key for hints, whatever its policy says.

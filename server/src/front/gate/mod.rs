@@ -8,7 +8,8 @@
 //! A sequence of ports that somebody has been through comes in behind the seal (`Gate::complete`).
 //!
 //! Each arrow takes one type and makes the next, which nothing else can make: a check that is skipped does not
-//! compile. Nothing has an effect before it is recorded durably: only the store's [`Receipt`] releases an outcome.
+//! compile. Nothing has an effect before it is recorded durably: only the store's [`Receipt`] releases an outcome, and
+//! the answer to it.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -18,9 +19,12 @@ use postern_proto::{
     Services, Tolerance, WallTime, Window, open,
 };
 
+pub use crate::address::Way;
+
 use crate::address::is_usable_source;
 use crate::clock::{BootTime, Now};
 
+mod answer;
 mod client;
 mod policy;
 mod quota;
@@ -28,6 +32,7 @@ mod replay;
 #[cfg(test)]
 mod tests;
 
+pub use answer::Reply;
 pub use client::Client;
 pub use policy::{Permitted, ServiceLimits, ServiceTable};
 pub use replay::{Memory, Purge, Record, ReplayKey};
@@ -50,6 +55,8 @@ pub struct Gate {
     hints: HintTable,
     memory: Memory,
     leases: Leases,
+    /// Whether clients are answered.
+    answers: bool,
 }
 
 /// What the gate decided.
@@ -80,6 +87,17 @@ pub struct Unrecorded {
     record: Option<Record>,
     outcome: Outcome,
     client: ClientName,
+    /// Nothing for a sequence, and where the gate does not answer. Boxed: most verdicts are refusals.
+    reply: Option<Box<Reply>>,
+}
+
+/// What follows from a decision that is recorded, and what its client is told when that is done.
+#[must_use]
+pub struct Released {
+    /// What follows.
+    pub outcome: Outcome,
+    /// What the client is told.
+    pub reply: Option<Box<Reply>>,
 }
 
 /// What follows from a recorded knock.
@@ -125,7 +143,7 @@ pub struct Closure {
 struct Fresh(Authentic);
 
 impl Gate {
-    /// A gate with its clients, and what its store remembers.
+    /// A gate with its clients, and what its store remembers. It answers them or it does not.
     #[must_use]
     pub fn new(
         keys: GateKeys,
@@ -134,9 +152,10 @@ impl Gate {
         clients: Vec<Client>,
         memory: Memory,
         now: WallTime,
+        answers: bool,
     ) -> Self {
         let hints = HintTable::new(tolerance, now, &clients);
-        Self { keys, tolerance, services, clients, hints, memory, leases: Leases::default() }
+        Self { keys, tolerance, services, clients, hints, memory, leases: Leases::default(), answers }
     }
 
     /// Takes over other services and clients; what is remembered stays.
@@ -146,14 +165,14 @@ impl Gate {
         self.clients = clients;
     }
 
-    /// Decides on a datagram that came from `observed`.
+    /// Decides on a datagram that came this way.
     ///
     /// A stranger's packet is refused here, after one hash and one look into memory, whatever the number of clients (P3).
-    pub fn handle(&mut self, now: Now, observed: IpAddr, datagram: Datagram<'_>) -> Verdict {
+    pub fn handle(&mut self, now: Now, way: Way, datagram: Datagram<'_>) -> Verdict {
         self.hints.turn(now.wall, &self.clients);
         let hint = datagram.unveil(&self.keys);
         let known = self.hints.may_hold(hint).then_some(hint);
-        self.judge(now, observed, datagram, known)
+        self.judge(now, way, datagram, known)
     }
 
     /// [`Gate::handle`] for knocks that came in together, in their order. With many clients the look for a hint is one into
@@ -161,30 +180,30 @@ impl Gate {
     pub(crate) fn handle_all(
         &mut self,
         now: Now,
-        knocks: &[(IpAddr, Datagram<'_>)],
-        mut each: impl FnMut(IpAddr, Verdict),
+        knocks: &[(Way, Datagram<'_>)],
+        mut each: impl FnMut(Way, Verdict),
     ) {
         self.hints.turn(now.wall, &self.clients);
         let hints: Vec<_> = knocks.iter().map(|(_, datagram)| datagram.unveil(&self.keys)).collect();
         let may: Vec<_> = self.hints.may_hold_each(&hints).collect();
-        for ((&(source, datagram), hint), may) in knocks.iter().zip(hints).zip(may) {
-            each(source, self.judge(now, source, datagram, may.then_some(hint)));
+        for ((&(way, datagram), hint), may) in knocks.iter().zip(hints).zip(may) {
+            each(way, self.judge(now, way, datagram, may.then_some(hint)));
         }
     }
 
     /// A datagram, and its hint if that may be a client's.
-    fn judge(&mut self, now: Now, observed: IpAddr, datagram: Datagram<'_>, known: Option<Hint>) -> Verdict {
+    fn judge(&mut self, now: Now, way: Way, datagram: Datagram<'_>, known: Option<Hint>) -> Verdict {
         match known {
-            Some(hint) => self.examine(now, observed, datagram, hint),
+            Some(hint) => self.examine(now, way, datagram, hint),
             None => Verdict::Refused(Refused { reason: Refusal::Unknown, client: None, at: None }),
         }
     }
 
     /// What a hint deserves that may be a client's. Apart from the way of strangers, which it would make longer.
     #[inline(never)]
-    fn examine(&mut self, now: Now, observed: IpAddr, datagram: Datagram<'_>, hint: Hint) -> Verdict {
+    fn examine(&mut self, now: Now, way: Way, datagram: Datagram<'_>, hint: Hint) -> Verdict {
         match self.authenticate(datagram, hint) {
-            Ok((client, knock)) => self.decide(now, observed, client, knock),
+            Ok((client, knock)) => self.decide(now, way, client, knock),
             Err((reason, client)) => {
                 let client = client.map(|client| self.clients[client].name.clone());
                 Verdict::Refused(Refused { reason, client, at: None })
@@ -212,7 +231,8 @@ impl Gate {
     }
 
     /// Steps 6 to 10: what does its client get?
-    fn decide(&mut self, now: Now, observed: IpAddr, client: usize, knock: Authentic) -> Verdict {
+    fn decide(&mut self, now: Now, way: Way, client: usize, knock: Authentic) -> Verdict {
+        let observed = way.from.ip();
         let (at, name) = (knock.at(), self.clients[client].name.clone());
         let refused = |reason| Refused { reason, client: Some(name.clone()), at: Some(at) };
         let fresh = match self.freshen(now.wall, client, knock) {
@@ -252,7 +272,8 @@ impl Gate {
         };
         let record = Record { key: (id, *fresh.0.nonce()), at, closes };
         self.memory.remember(&record, now.boot);
-        Verdict::Decided(Unrecorded { record: Some(record), outcome, client: name })
+        let reply = self.answers.then(|| Box::new(self.reply(now.wall, way, client, &record, &outcome)));
+        Verdict::Decided(Unrecorded { record: Some(record), outcome, client: name, reply })
     }
 
     /// Decides on a sequence that a source has been through. One that rolls is good once (SPEC 8.2).
@@ -292,7 +313,8 @@ impl Gate {
         if let Some(record) = &record {
             self.memory.remember(record, now.boot);
         }
-        Verdict::Decided(Unrecorded { record, outcome: Outcome::Open(grant), client: sequence.name.clone() })
+        let (outcome, client) = (Outcome::Open(grant), sequence.name.clone());
+        Verdict::Decided(Unrecorded { record, outcome, client, reply: None })
     }
 
     /// Step 6: within the tolerance, above the floor, and not made before a close of the same services.
@@ -370,7 +392,7 @@ impl Unrecorded {
     /// For tests of what comes behind the gate.
     #[cfg(test)]
     pub(crate) fn for_tests(outcome: Outcome) -> Self {
-        Self { record: None, outcome, client: "alice".parse().expect("a name") }
+        Self { record: None, outcome, client: "alice".parse().expect("a name"), reply: None }
     }
 
     /// What must be durable first.
@@ -385,9 +407,9 @@ impl Unrecorded {
     }
 
     /// What follows, now that the store says it is durable.
-    #[must_use]
-    pub fn release(self, _: &Receipt) -> Outcome {
-        self.outcome
+    pub fn release(self, _: &Receipt) -> Released {
+        let Self { outcome, reply, .. } = self;
+        Released { outcome, reply }
     }
 
     /// What follows when it could not be made durable: nothing. The knock stays remembered, so that it cannot be

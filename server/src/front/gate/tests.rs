@@ -1,7 +1,7 @@
 //! The gate under a simulated clock: what opens, and what is refused by which name.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -14,10 +14,21 @@ use postern_proto::{ClientKeys, ClientSecret, GateId, KNOCK_LEN, Nonce, seal};
 use super::*;
 use crate::clock::BootTime;
 
+mod answers;
 mod clocks;
 mod vectors;
 
 const HERE: &str = "198.51.100.7";
+
+/// The way of a knock from such an address.
+fn way(from: IpAddr) -> Way {
+    let to = "198.51.100.1:62201".parse().unwrap();
+    Way { from: SocketAddr::new(from, 40_000), to }
+}
+
+fn here() -> Way {
+    way(HERE.parse().unwrap())
+}
 
 fn gate_id() -> GateId {
     GateId::from_bytes([9; 16])
@@ -52,8 +63,15 @@ impl World {
         let wall = "2026-11-22T12:00:15Z".parse().unwrap();
         let clients = vec![Client::new(&gate_id(), &entry(1, limits))];
         let memory = Memory::new(WallTime::from_micros(0));
-        let gate =
-            Gate::new(GateKeys::derive(&gate_id()), Tolerance::default(), services(), clients, memory, wall);
+        let gate = Gate::new(
+            GateKeys::derive(&gate_id()),
+            Tolerance::default(),
+            services(),
+            clients,
+            memory,
+            wall,
+            true,
+        );
         Self { gate, wall, boot: Duration::from_hours(1), nonces: 0 }
     }
 
@@ -84,7 +102,7 @@ impl World {
 
     /// What the gate makes of a knock whose record is written without fail.
     fn knock(&mut self, bytes: &[u8]) -> Result<Outcome, Refusal> {
-        told(self.gate.handle(self.now(), HERE.parse().unwrap(), Datagram::new(bytes).unwrap()))
+        told(self.gate.handle(self.now(), here(), Datagram::new(bytes).unwrap()))
     }
 
     fn pass(&mut self, time: Duration) {
@@ -96,7 +114,7 @@ impl World {
 fn told(verdict: Verdict) -> Result<Outcome, Refusal> {
     match verdict {
         Verdict::Refused(refused) => Err(refused.reason),
-        Verdict::Decided(decided) => match decided.release(&Receipt::for_tests()) {
+        Verdict::Decided(decided) => match decided.release(&Receipt::for_tests()).outcome {
             Outcome::Refused(refused) => Err(refused.reason),
             outcome => Ok(outcome),
         },
@@ -134,19 +152,19 @@ fn knocks_that_come_together_get_what_each_would_get_alone() {
             // Its hint is known, and it is not whole.
             bytes[KNOCK_LEN - 1] ^= 1;
         }
-        knocks.push((IpAddr::from([198, 51, 100, number + 1]), bytes));
+        knocks.push((way(IpAddr::from([198, 51, 100, number + 1])), bytes));
     }
     // Once more at the end: a copy.
     knocks.push(knocks[3]);
     let singly: Vec<_> = knocks
         .iter()
-        .map(|(source, bytes)| (*source, alone.gate.handle(alone.now(), *source, Datagram::from(bytes))))
-        .map(|(source, verdict)| (source, told(verdict)))
+        .map(|(way, bytes)| (*way, alone.gate.handle(alone.now(), *way, Datagram::from(bytes))))
+        .map(|(way, verdict)| (way, told(verdict)))
         .collect();
-    let knocks: Vec<_> = knocks.iter().map(|(source, bytes)| (*source, Datagram::from(bytes))).collect();
+    let knocks: Vec<_> = knocks.iter().map(|(way, bytes)| (*way, Datagram::from(bytes))).collect();
     let mut at_once = Vec::new();
     let now = together.now();
-    together.gate.handle_all(now, &knocks, |source, verdict| at_once.push((source, told(verdict))));
+    together.gate.handle_all(now, &knocks, |way, verdict| at_once.push((way, told(verdict))));
     assert_eq!(at_once, singly);
     let opened = singly.iter().filter(|(_, verdict)| verdict.is_ok()).count();
     assert_eq!(opened, 7, "{singly:?}");
@@ -295,7 +313,7 @@ fn a_knock_that_policy_refuses_is_recorded_too() {
 fn a_knock_that_could_not_be_recorded_is_not_tried_again() {
     let mut world = World::new("");
     let knock = world.fresh();
-    let verdict = world.gate.handle(world.now(), HERE.parse().unwrap(), Datagram::new(&knock).unwrap());
+    let verdict = world.gate.handle(world.now(), here(), Datagram::new(&knock).unwrap());
     let Verdict::Decided(decided) = verdict else { panic!("refused") };
     assert_eq!(decided.fail().reason, Refusal::Unrecorded);
     assert_eq!(world.knock(&knock), Err(Refusal::Replayed));

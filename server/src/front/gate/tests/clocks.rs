@@ -8,7 +8,7 @@ use postern_proto::{GateKeys, KNOCK_LEN, Tolerance, UsedNonce};
 use proptest::prelude::*;
 
 use super::super::*;
-use super::{HERE, World, entry, gate_id, open_payload, services};
+use super::{World, entry, gate_id, here, open_payload, services};
 
 /// What can happen to a gate and its clock.
 #[derive(Clone, Copy, Debug)]
@@ -87,12 +87,11 @@ impl Stepping {
     }
 
     fn deliver(&mut self, knock: &[u8]) -> Result<(), Refusal> {
-        let (now, here) = (self.world.now(), HERE.parse().unwrap());
-        match self.world.gate.handle(now, here, Datagram::new(knock).unwrap()) {
+        match self.world.gate.handle(self.world.now(), here(), Datagram::new(knock).unwrap()) {
             Verdict::Refused(refused) => Err(refused.reason),
             Verdict::Decided(decided) => {
                 self.store.extend(decided.record().cloned());
-                if let Outcome::Refused(refused) = decided.release(&Receipt::for_tests()) {
+                if let Outcome::Refused(refused) = decided.release(&Receipt::for_tests()).outcome {
                     return Err(refused.reason);
                 }
                 self.opened_twice |= !self.opened.insert(*Datagram::new(knock).unwrap().nonce());
@@ -107,7 +106,7 @@ impl Stepping {
         self.store.iter().for_each(|record| memory.remember(record, now.boot));
         let clients = vec![Client::new(&gate_id(), &entry(1, "max-leases = 100000"))];
         let keys = GateKeys::derive(&gate_id());
-        self.world.gate = Gate::new(keys, Tolerance::default(), services(), clients, memory, now.wall);
+        self.world.gate = Gate::new(keys, Tolerance::default(), services(), clients, memory, now.wall, true);
     }
 
     fn purge(&mut self) {

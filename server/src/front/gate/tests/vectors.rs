@@ -9,7 +9,7 @@ use postern_proto::{ClientEntry, Datagram, GateId, GateKeys, KNOCK_LEN, Toleranc
 use serde::Deserialize;
 
 use super::super::*;
-use super::{Receipt, services};
+use super::{Receipt, services, way};
 use crate::clock::BootTime;
 
 #[derive(Deserialize)]
@@ -45,9 +45,9 @@ impl Knock {
     /// What a gate whose clock says `now` makes of it, in the words of the file.
     fn come_to(&self, gate: &mut Gate, now: u64) -> &'static str {
         let now = Now { wall: WallTime::from_micros(now), boot: BootTime::from_boot(Duration::ZERO) };
-        match gate.handle(now, self.from, Datagram::new(&self.bytes()).unwrap()) {
+        match gate.handle(now, way(self.from), Datagram::new(&self.bytes()).unwrap()) {
             Verdict::Refused(refused) => refused.reason.name(),
-            Verdict::Decided(decided) => match decided.release(&Receipt::for_tests()) {
+            Verdict::Decided(decided) => match decided.release(&Receipt::for_tests()).outcome {
                 Outcome::Refused(refused) => refused.reason.name(),
                 Outcome::Open(_) => "granted",
                 Outcome::Close(_) => "closed",
@@ -69,7 +69,7 @@ fn every_knock_of_the_vectors_gets_its_verdict() {
         let (keys, memory) = (GateKeys::derive(&vectors.gate_id), Memory::new(WallTime::from_micros(0)));
         let tolerance = Tolerance::new(vectors.tolerance.duration()).unwrap();
         let now = WallTime::from_micros(knock.now);
-        let mut gate = Gate::new(keys, tolerance, services(), clients, memory, now);
+        let mut gate = Gate::new(keys, tolerance, services(), clients, memory, now, false);
         for earlier in &knock.earlier {
             by_name[earlier.as_str()].come_to(&mut gate, knock.now);
         }
