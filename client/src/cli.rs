@@ -2,7 +2,9 @@
 
 #![expect(clippy::doc_markdown, reason = "clap prints these comments as they are, backticks and all")]
 
+mod manual;
 mod sequence;
+mod ssh_config;
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -20,7 +22,9 @@ use crate::report;
 use crate::resolve::Family;
 use crate::source::SourceChoice;
 
+pub(crate) use manual::{CompletionsArgs, ManArgs, Shell};
 pub(crate) use sequence::{SequenceArgs, Which, delay, parse_steps};
+pub(crate) use ssh_config::SshConfigArgs;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -36,9 +40,15 @@ postern sequence [OPTIONS] <HOST> <STEP>...
        postern sequence [OPTIONS] <GATE> <NAME>";
 
 const SSH: &str = "\
-In ~/.ssh/config, for every gate's own hosts:
+In ~/.ssh/config, where \"postern ssh-config bastion --install\" puts it:
   Host bastion
       ProxyCommand postern proxy %h %p";
+
+const COMPLETIONS: &str = "\
+To be found by:
+  bash  postern completions bash > ~/.local/share/bash-completion/completions/postern
+  zsh   postern completions zsh > ~/.zfunc/_postern    # with ~/.zfunc in fpath, before compinit
+  fish  postern completions fish > ~/.config/fish/completions/postern.fish";
 
 /// Knocks at a Postern gate: one encrypted UDP packet opens a hidden port for a timed window.
 ///
@@ -54,6 +64,9 @@ pub struct Cli {
     /// Print one JSON object on stdout, also when the command fails
     #[arg(long, global = true)]
     pub json: bool,
+    /// Print nothing but errors; the exit code tells the rest
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -84,11 +97,24 @@ pub(crate) enum Command {
     /// List the gates of the configuration, without their secrets
     #[command(after_help = EXIT_CODES)]
     Gates,
+    /// Print what ssh needs in its configuration to go through a gate, or put it there
+    ///
+    /// The block names the gate and its addresses, so that ssh, scp, sftp, rsync, git and all else that uses ssh knock by
+    /// themselves.
+    #[command(after_help = EXIT_CODES)]
+    SshConfig(SshConfigArgs),
+    /// Print what a shell needs to complete the arguments of postern
+    #[command(after_help = format!("{COMPLETIONS}\n\n{EXIT_CODES}"))]
+    Completions(CompletionsArgs),
+    /// Print a page of the manual, for "man -l -", or write all of them
+    #[command(after_help = EXIT_CODES)]
+    Man(ManArgs),
 }
 
 #[derive(Args)]
 pub(crate) struct KnockArgs {
-    /// A gate of the configuration, or "-": the profile in --profile-file or in POSTERN_PROFILE
+    /// A gate of the configuration, or "-": the profile in --profile-file, else in POSTERN_PROFILE, else in the systemd
+    /// credential postern-profile
     pub(crate) gate: Gate,
     /// The services to open [default: all of the gate's profile]
     #[arg(value_name = "SERVICE")]
@@ -111,7 +137,8 @@ pub(crate) struct ProxyArgs {
     pub(crate) host: String,
     /// The TCP port to open: ssh's %p
     pub(crate) port: NonZeroU16,
-    /// The gate, where HOST does not tell; "-": the profile in --profile-file or in POSTERN_PROFILE
+    /// The gate, where HOST does not tell; "-": the profile in --profile-file, else in POSTERN_PROFILE, else in the systemd
+    /// credential postern-profile
     #[arg(long)]
     pub(crate) gate: Option<Gate>,
     /// Give up when there is no connection after this long
@@ -214,7 +241,7 @@ fn family_with(stated: Option<IpAddr>, asked: Option<Family>) -> Result<Option<F
     let Some(address) = stated else { return Ok(asked) };
     let stated = Family::of(address);
     if asked.is_some_and(|asked| asked != stated) {
-        return Err(Error::Usage(format!("--source {address} is an {stated} address: leave the other out")));
+        return Err(Error::Usage(format!("--source {address} is an {stated} address: leave -4 and -6 out")));
     }
     Ok(Some(stated))
 }

@@ -1,11 +1,14 @@
 //! The commands: each reads what it needs from the command line and the configuration, and walks the rooms.
 
+mod completions;
 mod doors;
 mod gates;
 mod import;
 mod knock;
+mod man;
 mod proxy;
 mod sequence;
+mod ssh_config;
 
 use std::future::Future;
 
@@ -14,13 +17,19 @@ use postern_proto::Profile;
 use crate::cli::{Cli, Command, Gate, HowArgs};
 use crate::config::{Config, Origin, lacks, locate};
 use crate::error::Error;
-use crate::report::Report;
+use crate::report::{Report, be_quiet};
 
 /// Does what the command line says.
 ///
 /// # Errors
 /// [`Error`], with the exit code that it stands for.
 pub fn run(cli: &Cli) -> Result<Report, Error> {
+    if cli.quiet {
+        if cli.json {
+            return Err(Error::Usage("--quiet does not go with --json: leave one out".into()));
+        }
+        be_quiet();
+    }
     match &cli.command {
         Command::Knock(args) => wait_for(knock::run(cli, args)),
         Command::Sequence(args) => wait_for(sequence::run(cli, args)),
@@ -35,6 +44,9 @@ pub fn run(cli: &Cli) -> Result<Report, Error> {
         }
         Command::Import(args) => import::run(&locate(cli.config.as_deref())?, args),
         Command::Gates => gates::run(&locate(cli.config.as_deref())?),
+        Command::SshConfig(args) => ssh_config::run(cli, args),
+        Command::Completions(args) => Ok(completions::run(args.shell)),
+        Command::Man(args) => man::run(args),
     }
 }
 
@@ -51,7 +63,7 @@ pub(crate) fn wait_for<T>(future: impl Future<Output = Result<T, Error>>) -> Res
 
 /// The profile of the gate `-`: it needs neither configuration nor home.
 fn at_hand(how: &HowArgs) -> Result<Profile, Error> {
-    let origin = how.profile_file.as_deref().map_or(Origin::Environment, Origin::file);
+    let origin = Origin::at_hand(how.profile_file.as_deref());
     let profile = origin.profile()?.ok_or(Error::NoProfile)?;
     match lacks(&profile) {
         Some(lack) => {

@@ -2,10 +2,10 @@
 //!
 //! It holds the client's secrets. No error repeats a value of it, the text that was read is wiped (the TOML reader's own
 //! copies are not), and a file that group or others can read is refused rather than used: what they have read cannot be
-//! taken back, but somebody must notice. Where a profile is handed over otherwise, in a file or in the environment, the
-//! one who does so decides who else can read it: containers mount their secrets in many modes.
+//! taken back, but somebody must notice. A profile that is handed over otherwise has an [`Origin`].
 
 mod gate;
+mod origin;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -25,9 +25,7 @@ use crate::error::Error;
 
 use gate::RawEntry;
 pub(crate) use gate::{Entry, Sequence};
-
-/// The environment variable that holds a profile. Not a clap `env`: clap's help prints the values of those.
-const PROFILE_VARIABLE: &str = "POSTERN_PROFILE";
+pub(crate) use origin::Origin;
 
 /// Most bytes read from a file or stdin: far more than a thousand gates need.
 const READ_LIMIT: u64 = 1 << 20;
@@ -116,59 +114,16 @@ pub(crate) fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, Err
         Err(error) => return Err(Error::unreadable(path)(error)),
     };
     // Of the open file: the name may stand for another one a moment later.
-    let mode = file.metadata().map_err(Error::unreadable(path))?.permissions().mode() & 0o7777;
+    let metadata = file.metadata().map_err(Error::unreadable(path))?;
+    let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
+        if !metadata.is_file() {
+            // Nobody shall be told to take a folder or a device from others.
+            return Err(Error::unreadable(path)(io::Error::other("it is no regular file")));
+        }
         return Err(Error::ReadableByOthers { path: path.to_owned(), mode });
     }
     read(file).map(Some).map_err(Error::unreadable(path))
-}
-
-/// Where a profile line comes from, other than the configuration.
-pub(crate) enum Origin<'a> {
-    Argument(&'a str),
-    Stdin,
-    File(&'a Path),
-    /// [`PROFILE_VARIABLE`], when it is set.
-    Environment,
-}
-
-impl<'a> Origin<'a> {
-    /// A file, or stdin when it is called `-`.
-    pub(crate) fn file(path: &'a Path) -> Self {
-        if path == "-" { Self::Stdin } else { Self::File(path) }
-    }
-
-    /// The profile there; `None` when the environment has none.
-    ///
-    /// # Errors
-    /// [`Error`] with exit code 3, which tells a profile that was cut from one that was mistyped.
-    pub(crate) fn profile(&self) -> Result<Option<Profile>, Error> {
-        let line = match self {
-            Self::Argument(line) => Ok(Zeroizing::new((*line).to_owned())),
-            Self::Stdin => read(io::stdin()),
-            Self::File(path) => File::open(path).and_then(read),
-            Self::Environment => match env::var_os(PROFILE_VARIABLE).filter(|line| !line.is_empty()) {
-                // Other characters than a profile's only make it a mistyped one.
-                Some(line) => Ok(Zeroizing::new(line.to_string_lossy().into_owned())),
-                None => return Ok(None),
-            },
-        };
-        let line = line.map_err(|source| Error::Unreadable { file: self.name(), source })?;
-        match Profile::from_line(&line) {
-            Ok(profile) => Ok(Some(profile)),
-            Err(source) => Err(Error::Profile { origin: self.name(), source }),
-        }
-    }
-
-    /// What to call it in an error.
-    pub(crate) fn name(&self) -> String {
-        match self {
-            Self::Argument(_) => "the profile in the argument".to_owned(),
-            Self::Stdin => "stdin".to_owned(),
-            Self::File(path) => path.display().to_string(),
-            Self::Environment => PROFILE_VARIABLE.to_owned(),
-        }
-    }
 }
 
 fn read(from: impl Read) -> io::Result<Zeroizing<String>> {

@@ -30,7 +30,7 @@ pub enum Error {
     #[error("{}: no such file; `postern import NAME` makes it from the profile that the gate's administrator gave you", .0.display())]
     NoConfig(PathBuf),
     /// A file cannot be read.
-    #[error("{file}: cannot read: {source}")]
+    #[error("{file}: cannot read: {source}{}", Help(.source))]
     Unreadable {
         /// The file, or what stands for one.
         file: String,
@@ -55,7 +55,8 @@ pub enum Error {
     },
     /// The gate `-` without a profile.
     #[error(
-        "the gate \"-\" takes its profile from --profile-file FILE or from POSTERN_PROFILE, and neither is given"
+        "the gate \"-\" takes its profile from --profile-file FILE, from POSTERN_PROFILE or from the systemd credential \
+         postern-profile: give one of them"
     )]
     NoProfile,
     /// A profile that does not read.
@@ -75,7 +76,7 @@ pub enum Error {
         message: String,
     },
     /// No gate of that name.
-    #[error("no gate {name} in {}; {}", .path.display(), listed("there is", .known))]
+    #[error("no gate {name} in {}; {}", .path.display(), gates(.known))]
     UnknownGate {
         /// The name.
         name: GateName,
@@ -138,12 +139,30 @@ pub enum Error {
         /// The services of the profile, and the sequences, with their ports.
         known: Vec<String>,
     },
+    /// Nothing tells where the gate has ssh.
+    #[error("gate {gate} has no service or sequence called ssh, and none at port 22; {}", ports(.known))]
+    NoSshPort {
+        /// The gate.
+        gate: GateName,
+        /// All its TCP ports.
+        known: Vec<String>,
+    },
+    /// The marks around a block in ssh's configuration do not pair.
+    #[error("{}: line {line}: {message}", .path.display())]
+    Marks {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        line: usize,
+        /// What is wrong, and what to do.
+        message: String,
+    },
 
     /// No address to knock at.
-    #[error("cannot resolve {}", .0.join(", "))]
+    #[error("cannot resolve {}; check the address, this host's name server, and -4, -6 and --source", .0.join(", "))]
     Unresolved(Vec<String>),
     /// No knock, or no whole sequence, left this host.
-    #[error("cannot send to {}", .0.join(", "))]
+    #[error("cannot send to {}; check the address, this host's network and its own firewall", .0.join(", "))]
     Unsent(Vec<String>),
 
     /// Nothing let a connection in while there was time.
@@ -169,7 +188,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The configuration cannot be written.
-    #[error("{}: cannot write: {source}", .path.display())]
+    #[error("{}: cannot write: {source}{}", .path.display(), Help(.source))]
     Unwritable {
         /// The file or folder.
         path: PathBuf,
@@ -212,6 +231,8 @@ impl Error {
             | Self::NoGateFor { .. }
             | Self::Ambiguous { .. }
             | Self::UnknownService { .. }
+            | Self::NoSshPort { .. }
+            | Self::Marks { .. }
             | Self::UnknownPort { .. } => 3,
             Self::Unresolved(_) | Self::Unsent(_) => 4,
             Self::InVain { .. } => 5,
@@ -256,6 +277,40 @@ impl fmt::Display for Advice {
 fn listed(begin: &str, names: &[String]) -> String {
     let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     format!("{begin} {names}")
+}
+
+/// "there is bastion, office", or how to come by one.
+fn gates(known: &[String]) -> String {
+    if known.is_empty() {
+        return "there is none yet: `postern import NAME` adds one".to_owned();
+    }
+    listed("there is", known)
+}
+
+/// What to do about a file, where the system's own words do not tell.
+struct Help<'a>(&'a io::Error);
+
+impl fmt::Display for Help<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self.0.kind() {
+            io::ErrorKind::NotFound => "; check the name",
+            io::ErrorKind::PermissionDenied => {
+                "; it is another user's, or its mode or folder keeps this one out"
+            }
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => {
+                "; nothing was changed: name a place on another disk, or make room"
+            }
+            _ => "",
+        })
+    }
+}
+
+/// What there is to say of a gate's TCP ports to whoever looks for ssh's.
+fn ports(known: &[String]) -> String {
+    if known.is_empty() {
+        return "it has no TCP port that ssh could take".to_owned();
+    }
+    format!("it has the TCP ports {}: say which with --port", known.join(", "))
 }
 
 struct Seconds(Duration);

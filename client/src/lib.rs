@@ -11,6 +11,7 @@
 //!               ▲                            connect ───TCP───▶ service
 //!               │                               │
 //!            command: import, gates             └──▶ splice ◀──▶ stdin, stdout
+//!                     ssh-config ──▶ ssh_config: what ssh reads
 //! ```
 //!
 //! It needs no privileges, and with a profile in the environment not even a home directory. A gate never answers:
@@ -39,6 +40,11 @@ mod connect;
 
 mod splice;
 
+// What ssh reads, and how files are written.
+mod ssh_config;
+
+mod file;
+
 // What joins these rooms, and what comes out of them.
 mod command;
 
@@ -53,5 +59,6 @@ pub use command::run;
 pub use drop_in::{is_knock, run_as_knock};
 pub use error::{Advice, Error};
 pub use report::{
-    FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, Report, SequenceReport, finish,
+    FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, PageReport, Report, SequenceReport,
+    SshConfigReport, finish,
 };

@@ -1,23 +1,7 @@
 //! What a command reports: for people, or with `--json` one object on stdout. Fields of the objects are only ever
 //! added, unless `version` changes.
 //!
-//! ```text
-//! knock   {"version":1,"gate":"bastion","services":["ssh"],"window_seconds":30,
-//!          "knocks":[{"address":"192.0.2.7","port":62201,"sent":1,"source":"observed"}],
-//!          "failed":[{"host":"bastion.example.org","message":"..."}],
-//!          "open":[{"service":"ssh","address":"192.0.2.7","port":22,"after_ms":9}]}
-//! sequence  {"version":1,"host":"old.example.org","sequence":"legacy","steps":["7000/tcp","8000/udp"],
-//!            "addresses":["192.0.2.8"],"failed":[],"open":[{"address":"192.0.2.8","port":22,"after_ms":9}]}
-//! gates   {"version":1,"gates":[{"name":"bastion","addresses":["..."],"ports":[62201],"services":{"ssh":["22/tcp"]},
-//!          "sequences":{"legacy":["22/tcp"]}}]}
-//! import  {"version":1,"gate":"bastion","config":"/home/alice/.config/postern/config.toml","replaced":false}
-//! failure {"version":1,"error":{"code":3,"message":"..."}}
-//! ```
-//!
-//! `window_seconds` is null for the services' own window; `open` is null without `--wait`;
-//! `sequence` is null for steps that were given, and its `addresses` are empty where they were only printed. Of a rolling
-//! sequence, `steps` is null unless it was printed, and then `good_for_seconds` says how long it can be used. The ports
-//! of a gate's sequence are those that it opens.
+//! `docs/output.schema.json` says what each object holds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +9,7 @@ use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use postern_proto::profile::Host;
 use postern_proto::sequence::Steps;
@@ -34,6 +19,9 @@ use serde::Serialize;
 use crate::error::{Error, without_profiles};
 
 const VERSION: u8 = 1;
+
+/// Whether only errors are told. It is the process's, as its stdout and stderr are.
+static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// What a command that was done has to say.
 #[derive(Debug, Serialize)]
@@ -57,6 +45,22 @@ pub enum Report {
         config: PathBuf,
         /// Whether there was a gate of that name.
         replaced: bool,
+    },
+    /// What ssh needs to go through a gate.
+    SshConfig(SshConfigReport),
+    /// What a shell completes.
+    Completions {
+        /// The shell.
+        shell: String,
+        /// What it is to source.
+        script: String,
+    },
+    /// Pages of the manual.
+    Man {
+        /// Where they are now; else the text of one is here.
+        folder: Option<PathBuf>,
+        /// The pages.
+        pages: Vec<PageReport>,
     },
     /// A connection was carried to its end; stdout was the connection's.
     #[serde(skip)]
@@ -157,12 +161,46 @@ pub struct GateReport {
     pub sequences: BTreeMap<SequenceName, Vec<Port>>,
 }
 
+/// A block of ssh's configuration.
+#[derive(Debug, Serialize)]
+pub struct SshConfigReport {
+    /// The gate that it is for.
+    pub gate: GateName,
+    /// The block.
+    pub block: String,
+    /// The file that it is in now, when it was put into one.
+    pub file: Option<PathBuf>,
+    /// The file as it was before, when there was one and it was changed.
+    pub backup: Option<PathBuf>,
+    /// Whether the file was changed.
+    pub changed: bool,
+}
+
+/// A page of the manual.
+#[derive(Debug, Serialize)]
+pub struct PageReport {
+    /// What its file is called.
+    pub name: String,
+    /// The page, as roff, when it was not written into a file.
+    pub text: Option<String>,
+}
+
+/// From here on only errors are told.
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
 /// Prints what came of a command and gives the exit code.
 #[must_use]
 pub fn finish(json: bool, outcome: Result<Report, Error>) -> ExitCode {
     let printed = match outcome {
         Err(error) => return fail(json, &error.to_string(), error.exit_code()),
         Ok(Report::Carried) => return ExitCode::SUCCESS,
+        Ok(_) if is_quiet() => return ExitCode::SUCCESS,
         Ok(report) if json => print_json(&report),
         Ok(report) => write!(io::stdout(), "{report}"),
     };
@@ -185,13 +223,19 @@ pub(crate) fn fail(json: bool, message: &str, code: u8) -> ExitCode {
     }
     let message = &without_profiles(message);
     if !json || print_json(&Failure { error: ErrorReport { code, message } }).is_err() {
-        say(message);
+        tell(message);
     }
     code.into()
 }
 
 /// Tells a person something beside the report, in one line on stderr.
 pub(crate) fn say(message: &str) {
+    if !is_quiet() {
+        tell(message);
+    }
+}
+
+fn tell(message: &str) {
     // Where stderr is gone, nobody is left to tell.
     let _ = writeln!(io::stderr(), "postern: {message}");
 }
@@ -223,6 +267,14 @@ impl fmt::Display for Report {
             Self::Import { gate, config, replaced } => {
                 let verb = if *replaced { "replaced" } else { "added" };
                 writeln!(f, "{verb} {gate} in {}", config.display())
+            }
+            Self::SshConfig(report) => report.fmt(f),
+            Self::Completions { script, .. } => f.write_str(script),
+            Self::Man { folder: None, pages } => {
+                pages.iter().flat_map(|page| &page.text).try_for_each(|text| f.write_str(text))
+            }
+            Self::Man { folder: Some(folder), pages } => {
+                writeln!(f, "wrote {} pages into {}", pages.len(), folder.display())
             }
             Self::Carried => Ok(()),
         }
@@ -258,6 +310,22 @@ impl fmt::Display for SequenceReport {
             writeln!(f, "open: {address} port {port}, {after_ms} ms after the last step")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for SshConfigReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gate, block, file, backup, changed } = self;
+        match (file, backup) {
+            (None, _) => f.write_str(block),
+            (Some(file), _) if !changed => {
+                writeln!(f, "{gate} is in {} already; nothing was changed", file.display())
+            }
+            (Some(file), None) => writeln!(f, "put {gate} into {}, a new file", file.display()),
+            (Some(file), Some(backup)) => {
+                writeln!(f, "put {gate} into {}; as it was: {}", file.display(), backup.display())
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use postern_proto::profile::Host;
-use postern_proto::sequence::{Steps, StepsError, steps};
+use postern_proto::sequence::{Steps, steps};
 use postern_proto::{GateName, Port, Protocol, SequenceName};
 
 use crate::error::Error;
@@ -125,10 +125,7 @@ pub(crate) fn parse_steps(texts: &[String], udp: bool) -> Result<Steps, Error> {
         Ok(Port { protocol: if udp { Protocol::Udp } else { protocol }, number })
     };
     let steps = texts.iter().map(step).collect::<Result<Vec<_>, _>>().and_then(Steps::new);
-    steps.map_err(|error| match &error {
-        StepsError::Step(text) => Error::Usage(format!("{text:?} is no step: {error}")),
-        StepsError::Count => usage(error),
-    })
+    steps.map_err(usage)
 }
 
 /// Milliseconds.

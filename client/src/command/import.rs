@@ -1,11 +1,9 @@
 //! `postern import`: keeps a profile in the configuration.
 //!
 //! The configuration is written by people too, so all else in it stays as it is. It is replaced in one step, by a
-//! whole file that was read back first: whoever reads it meanwhile, and whatever is cut short, meets the old one or
-//! the new one. Imports at the same time follow one another, so that none is lost.
+//! whole file that was read back first. Imports at the same time follow one another, so that none is lost.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::cli::ImportArgs;
 use crate::config::{Config, Origin, lacks, read_private};
 use crate::error::Error;
+use crate::file::{Access, folder_of, replace};
 use crate::report::{Report, say};
 
 /// What a gate of the configuration has beside its profile.
@@ -54,7 +53,7 @@ fn origin(args: &ImportArgs) -> Origin<'_> {
 fn keep(path: &Path, name: &GateName, profile: &Profile, force: bool) -> Result<bool, Error> {
     // Where the name is a link, the file that it leads to is replaced and the link stays.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Error::unwritable(folder))?;
     let _lock = lock(path)?;
 
@@ -67,7 +66,7 @@ fn keep(path: &Path, name: &GateName, profile: &Profile, force: bool) -> Result<
     let new = with_gate(&old, name, profile);
     let reads_back = Config::parse(&new).map_err(mistake)?.gates()[name].profile.as_ref() == Some(profile);
     assert!(reads_back, "the profile that was put in is the one that is read");
-    write(path, folder, &new).map_err(Error::unwritable(path))?;
+    replace(path, new.as_bytes(), Access::PRIVATE).map_err(Error::unwritable(path))?;
     Ok(replaces)
 }
 
@@ -123,15 +122,6 @@ fn table(profile: &Profile) -> Table {
         table.insert("services", value(services.into_inline_table()));
     }
     table
-}
-
-fn write(path: &Path, folder: &Path, text: &str) -> io::Result<()> {
-    // Created with mode 0600.
-    let mut file = tempfile::Builder::new().prefix(".config-").tempfile_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

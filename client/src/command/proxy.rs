@@ -192,7 +192,7 @@ fn service_at(profile: &Profile, number: NonZeroU16) -> Option<&ServiceName> {
     services.min_by_key(|(_, ports)| ports.len()).map(|(name, _)| name)
 }
 
-fn unknown_port(name: &str, gate: &Entry, port: NonZeroU16) -> Error {
+pub(super) fn unknown_port(name: &str, gate: &Entry, port: NonZeroU16) -> Error {
     let services = gate.profile.iter().flat_map(|profile| &profile.services);
     let services = services.map(|(name, ports)| format!("{name} ({})", joined(ports)));
     let sequences = gate.sequences.iter().map(|(name, one)| match &one.opens[..] {

@@ -33,6 +33,9 @@ pub(super) async fn run(cli: &Cli, args: &SequenceArgs) -> Result<Report, Error>
     if cli.json && args.verbose {
         return Err(Error::Usage("--json does not go with --verbose: its stdout is one object".into()));
     }
+    if cli.quiet && (args.verbose || args.print) {
+        return Err(Error::Usage("--quiet prints nothing: leave it out, or --verbose or --print".into()));
+    }
     let family = args.family()?;
     let Plan { host, name, hosts, mut course, doors } = plan(cli, args)?;
     let mut report = SequenceReport {

@@ -105,7 +105,12 @@ impl RawEntry {
                 Some(Profile { gate, client, secret, addresses: addresses.clone(), ports, services, answers })
             }
             (None, None, None, None, None) if answers.is_none() => None,
-            _ => return Err(at_gate(format!("lacks {} of its profile", missing.join(", ")))),
+            _ => {
+                return Err(at_gate(format!(
+                    "lacks {} of its profile: import it again with --force",
+                    missing.join(", ")
+                )));
+            }
         };
         let lack = match &profile {
             Some(profile) => super::lacks(profile),

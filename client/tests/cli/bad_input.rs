@@ -239,9 +239,9 @@ fn profiles() {
     check(
         run(&mut postern(&["knock", "-"])),
         3,
-        "--profile-file FILE or from POSTERN_PROFILE, and neither is given",
+        "--profile-file FILE, from POSTERN_PROFILE or from the systemd credential postern-profile: give one",
     );
-    check(run(postern(&["knock", "-"]).env("POSTERN_PROFILE", "")), 3, "neither is given");
+    check(run(postern(&["knock", "-"]).env("POSTERN_PROFILE", "")), 3, "give one of them");
     let huge = run_with(&mut home.postern(&["import", "new", "-"]), &"x".repeat(2 << 20));
     check(huge, 3, "stdin: cannot read: larger than 1 MiB");
 }

@@ -11,15 +11,23 @@ use std::time::{Duration, Instant};
 use postern_proto::Profile;
 use tempfile::TempDir;
 
+use crate::schema::validate;
+
 /// What a run of the client came to.
 pub(crate) struct Outcome {
+    args: Vec<String>,
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
 impl Outcome {
+    /// The object that it printed, which is what the schema says of that command.
+    #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
+        let command = self.args.iter().find(|arg| !arg.starts_with('-')).map_or("failure", String::as_str);
+        let name = if self.code == 0 { command } else { "failure" };
+        assert_eq!(validate(name, &self.stdout), "ok", "{}", self.stdout);
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in: {}", self.stdout))
     }
 
@@ -51,8 +59,9 @@ pub(crate) fn run_with(command: &mut Command, stdin: &str) -> Outcome {
     let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let (stdout, stderr) = (reader(stdout), reader(stderr));
     let code = wait(&mut child);
+    let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let text = |bytes: thread::JoinHandle<Vec<u8>>| String::from_utf8(bytes.join().unwrap()).unwrap();
-    Outcome { code, stdout: text(stdout), stderr: text(stderr) }
+    Outcome { args, code, stdout: text(stdout), stderr: text(stderr) }
 }
 
 #[track_caller]

@@ -182,7 +182,7 @@ fn the_steps_of_a_rolling_sequence_are_those_of_the_moment() {
     for (args, says) in [
         (&["bastion", "mine", "--print"][..], "say with --source from which address"),
         (&["bastion", "ours", "--source", "192.0.2.7"], "--source is for a rolling sequence that is bound"),
-        (&["bastion", "one", "-6", "--source", "192.0.2.7"], "is an IPv4 address: leave the other out"),
+        (&["bastion", "one", "-6", "--source", "192.0.2.7"], "is an IPv4 address: leave -4 and -6 out"),
         (&["bastion", "one", "--source", "127.0.0.1"], "a unicast IP address"),
         (&["127.0.0.1", &step, "--next"], "--source and --next are for a rolling sequence"),
     ] {

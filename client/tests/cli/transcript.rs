@@ -1,23 +1,84 @@
-//! What the client prints, word for word, against `tests/transcript.txt`: each command behind a `$`, its output below.
+//! What the client prints, word for word: the transcripts beside this folder are replayed, and never rewritten.
+//!
+//! Each line behind a `$` goes to a shell, in a home whose configuration is the example and which all lines of a
+//! transcript share. Below it stands what comes out, stdout before stderr, with the home as `~`, and in brackets the exit
+//! code that is not 0.
 
 use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
 
 use crate::home::{Home, run};
+use crate::manual::commands;
 
-#[test]
-fn the_output_is_the_transcript() {
-    let transcript = include_str!("../transcript.txt");
+const TRANSCRIPT: &str = include_str!("../transcript.txt");
+const ERRORS: &str = include_str!("../errors.txt");
+const MANUAL: &str = include_str!("../manual.txt");
+
+#[track_caller]
+fn replay(transcript: &str) {
     let home = Home::with_text(include_str!("../../config.example.toml"));
+    let place = home.path("").display().to_string();
+    let programs = Path::new(env!("CARGO_BIN_EXE_postern")).parent().unwrap();
     let mut actual = String::new();
-    for command in transcript.lines().filter_map(|line| line.strip_prefix("$ postern ")) {
-        let args: Vec<_> = command.split(' ').collect();
-        let outcome = run(&mut home.postern(&args));
-        writeln!(actual, "$ postern {command}").unwrap();
-        // clap leaves blanks in empty lines.
-        for line in outcome.stdout.lines().chain(outcome.stderr.lines()) {
+    for line in transcript.lines().filter_map(|line| line.strip_prefix("$ ")) {
+        let mut shell = Command::new("sh");
+        shell.env_clear().env("HOME", place.trim_end_matches('/')).current_dir(&place);
+        shell.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
+        let outcome = run(shell.args(["-c", line]));
+        writeln!(actual, "$ {line}").unwrap();
+        let printed = (outcome.stdout + &outcome.stderr).replace(place.trim_end_matches('/'), "~");
+        for line in printed.lines() {
+            // clap leaves blanks in empty lines.
             writeln!(actual, "{}", line.trim_end()).unwrap();
+        }
+        if outcome.code != 0 {
+            writeln!(actual, "[{}]", outcome.code).unwrap();
         }
         actual.push('\n');
     }
     assert!(actual == transcript, "the output is now:\n{actual}");
+}
+
+#[test]
+fn the_output_is_the_transcript() {
+    replay(TRANSCRIPT);
+    for command in commands() {
+        assert!(TRANSCRIPT.contains(&format!("$ postern {command} --help\n")), "no help of {command}");
+    }
+}
+
+#[test]
+fn the_manual_is_the_transcript() {
+    replay(MANUAL);
+    for command in commands() {
+        assert!(MANUAL.contains(&format!("$ postern man {command}\n")), "no page of {command}");
+    }
+}
+
+#[test]
+fn the_errors_are_the_transcript() {
+    replay(ERRORS);
+    let source = include_str!("../../src/error.rs");
+    // These take a system or a network that fails.
+    let unprovoked = ["the connection broke: ", "the system gives no random bytes"];
+    let mut seen = 0;
+    for attribute in source.split("#[error(").skip(1) {
+        let Some(words) = longest_words(attribute).filter(|words| !unprovoked.contains(&words.as_str()))
+        else {
+            continue;
+        };
+        assert!(ERRORS.contains(&words), "no error says: {words}");
+        seen += 1;
+    }
+    assert!(seen > 15, "only {seen} errors were found in the source");
+}
+
+/// The longest piece of an error's format string that is printed as it is; `None` where it has no words of its own.
+fn longest_words(attribute: &str) -> Option<String> {
+    let text = attribute.trim_start().strip_prefix('"')?.replace("\\\"", "\u{0}");
+    let text = text.split('"').next()?;
+    let joined: String = text.split("\\\n").map(str::trim_start).collect();
+    let pieces = joined.split(['{', '}']).step_by(2).map(|piece| piece.replace('\u{0}', "\""));
+    pieces.max_by_key(String::len).filter(|piece| piece.contains(char::is_alphabetic) && piece.len() > 8)
 }

@@ -1,0 +1,255 @@
+//! `postern ssh-config`: what ssh needs to know to go through a gate, printed or put into its configuration.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::num::NonZeroU16;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf, absolute};
+
+use postern_proto::{GateName, Protocol};
+
+use super::proxy::unknown_port;
+use crate::cli::{Cli, SshConfigArgs};
+use crate::config::{Config, Entry, locate};
+use crate::error::Error;
+use crate::file::{Access, folder_of, replace};
+use crate::report::{Report, SshConfigReport};
+use crate::ssh_config::{Block, word};
+
+/// What the program is called where it is installed.
+const PROGRAM: &str = "postern";
+/// What a service, or a sequence, for ssh is called as a rule.
+const SSH: &str = "ssh";
+/// Where ssh connects to unless it is told otherwise.
+const SSH_PORT: u16 = 22;
+
+pub(super) fn run(cli: &Cli, args: &SshConfigArgs) -> Result<Report, Error> {
+    let path = locate(cli.config.as_deref())?;
+    let config = Config::load(&path)?;
+    let shares_address = shares_address(&config, &args.gate);
+    let gate = config.into_gate(&args.gate, &path)?;
+    let block = Block {
+        gate: args.gate.clone(),
+        hosts: hosts(&args.gate, &gate),
+        port: Some(ssh_port(&args.gate, &gate, args.port)?).filter(|port| port.get() != SSH_PORT),
+        proxy: proxy(cli.config.as_deref(), shares_address.then_some(&args.gate))?,
+    };
+    let mut report = SshConfigReport {
+        gate: args.gate.clone(),
+        block: block.to_string(),
+        file: None,
+        backup: None,
+        changed: false,
+    };
+    if args.install {
+        install(&block, &file(args)?, &mut report)?;
+    }
+    Ok(Report::SshConfig(report))
+}
+
+/// What people call it: each pattern once.
+fn hosts(name: &GateName, gate: &Entry) -> Vec<String> {
+    let mut hosts = vec![name.to_string()];
+    for address in gate.addresses.iter().map(ToString::to_string) {
+        if !hosts.contains(&address) {
+            hosts.push(address);
+        }
+    }
+    hosts
+}
+
+/// Whether a host of this gate is one of another gate's too: then the host alone does not tell which to knock at.
+fn shares_address(config: &Config, name: &GateName) -> bool {
+    let Some(gate) = config.gates().get(name) else { return false };
+    let own = hosts(name, gate);
+    let others = config.gates().iter().filter(|(other, _)| *other != name);
+    let mut others = others.flat_map(|(other, gate)| hosts(other, gate));
+    others.any(|host| own.iter().any(|own| own.eq_ignore_ascii_case(&host)))
+}
+
+/// Where the gate has ssh.
+fn ssh_port(name: &GateName, gate: &Entry, asked: Option<NonZeroU16>) -> Result<NonZeroU16, Error> {
+    let services = gate.profile.iter().flat_map(|profile| &profile.services);
+    let services = services.map(|(name, ports)| (name.as_str(), ports));
+    let sequences = gate.sequences.iter().map(|(name, one)| (name.as_str(), &one.opens));
+    let mut all = BTreeSet::new();
+    let mut called_ssh = Vec::new();
+    for (name, ports) in services.chain(sequences) {
+        let tcp = ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.number);
+        let tcp: Vec<_> = tcp.collect();
+        all.extend(&tcp);
+        if name == SSH {
+            called_ssh.extend(tcp);
+        }
+    }
+    if let Some(port) = asked {
+        return if all.contains(&port) { Ok(port) } else { Err(unknown_port(name.as_str(), gate, port)) };
+    }
+    let usual = NonZeroU16::new(SSH_PORT).expect("22 is not 0");
+    let named = if called_ssh.contains(&usual) { Some(usual) } else { called_ssh.first().copied() };
+    let usual = all.get(&usual).copied();
+    let only = all.first().copied().filter(|_| all.len() == 1);
+    named.or(usual).or(only).ok_or_else(|| Error::NoSshPort {
+        gate: name.clone(),
+        known: all.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// What ssh is to run; `%h` and `%p` it fills in itself.
+fn proxy(config: Option<&Path>, gate: Option<&GateName>) -> Result<String, Error> {
+    let mut words = vec![program()?];
+    if let Some(config) = config {
+        let config = absolute(config).map_err(Error::unreadable(config))?;
+        words.extend(["--config".to_owned(), word_of(&config)?]);
+    }
+    words.push("proxy".to_owned());
+    if let Some(gate) = gate {
+        words.extend(["--gate".to_owned(), gate.to_string()]);
+    }
+    words.push("%h %p".to_owned());
+    Ok(words.join(" "))
+}
+
+/// This program: by its name where that finds it, else by its whole path.
+fn program() -> Result<String, Error> {
+    let own = env::current_exe()
+        .map_err(|source| Error::System { what: "cannot tell where this program is", source })?;
+    let is_own = |found: &Path| match (fs::metadata(found), fs::metadata(&own)) {
+        (Ok(found), Ok(own)) => (found.dev(), found.ino()) == (own.dev(), own.ino()),
+        _ => false,
+    };
+    if first_in_path(PROGRAM).is_some_and(|found| is_own(&found)) {
+        return Ok(PROGRAM.to_owned());
+    }
+    word_of(&own)
+}
+
+/// What a shell would run.
+fn first_in_path(program: &str) -> Option<PathBuf> {
+    let is_executable = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    let folders = env::var_os("PATH")?;
+    env::split_paths(&folders).map(|folder| folder.join(program)).find(is_executable)
+}
+
+fn word_of(path: &Path) -> Result<String, Error> {
+    let word = path.to_str().and_then(word);
+    word.ok_or_else(|| {
+        Error::Usage(format!(
+            "ssh's configuration cannot hold the path {}: move it to one without control characters and backslashes",
+            path.display()
+        ))
+    })
+}
+
+fn file(args: &SshConfigArgs) -> Result<PathBuf, Error> {
+    if let Some(file) = &args.file {
+        return Ok(file.clone());
+    }
+    let home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    let no_home = || Error::Usage("HOME is not set: name ssh's configuration with --file FILE".into());
+    home.map(|home| home.join(".ssh/config")).ok_or_else(no_home)
+}
+
+/// Puts the block into the file, and says so in the report.
+fn install(block: &Block, path: &Path, report: &mut SshConfigReport) -> Result<(), Error> {
+    let path = &real(path)?;
+    let folder = folder_of(path);
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Error::unwritable(folder))?;
+    // Two at a time would lose one's block. The folder is what both can hold without leaving a file behind.
+    let _lock = File::open(folder)
+        .and_then(|folder| folder.lock().map(|()| folder))
+        .map_err(Error::unwritable(folder))?;
+
+    let old = read(path)?;
+    let text = old.as_ref().map_or(&[][..], |(text, _)| text);
+    let new = block.put_into(text).map_err(|bad| Error::Marks {
+        path: path.clone(),
+        line: bad.line,
+        message: bad.message,
+    })?;
+    report.file = Some(path.clone());
+    if new == text {
+        return Ok(());
+    }
+    let access = match &old {
+        Some((text, access)) => {
+            let backup = backup(path);
+            replace(&backup, text, *access).map_err(Error::unwritable(&backup))?;
+            report.backup = Some(backup);
+            *access
+        }
+        None => Access::PRIVATE,
+    };
+    replace(path, &new, access).map_err(Error::unwritable(path))?;
+    report.changed = true;
+    Ok(())
+}
+
+/// The file itself, where its name is a link: the link stays.
+fn real(path: &Path) -> Result<PathBuf, Error> {
+    match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {
+            absolute(path).map_err(Error::unwritable(path))
+        }
+        found => found.map_err(Error::unwritable(path)),
+    }
+}
+
+fn read(path: &Path) -> Result<Option<(Vec<u8>, Access)>, Error> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::unreadable(path)(error)),
+        Ok(file) if !file.is_file() => {
+            Err(Error::unreadable(path)(io::Error::other("it is no regular file")))
+        }
+        Ok(file) => {
+            let text = fs::read(path).map_err(Error::unreadable(path))?;
+            Ok(Some((text, Access::of(&file))))
+        }
+    }
+}
+
+fn backup(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".postern-backup");
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: &str = "gate-id = \"AAAAAAAAAAAAAAAAAAAAAA\"\nclient-id = \"AAAAAAAAAAA\"\nports = [1]\n\
+        secret = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"\naddresses = [\"h\"]\n";
+
+    #[test]
+    fn ssh_is_where_the_gate_says() {
+        let of = |services: &str, asked: u16| {
+            let text = format!("[gates.g]\n{KEYS}services = {{ {services} }}\n");
+            let gate =
+                Config::parse(&text).unwrap().into_gate(&"g".parse().unwrap(), Path::new("c")).unwrap();
+            let port = ssh_port(&"g".parse().unwrap(), &gate, NonZeroU16::new(asked));
+            port.map(NonZeroU16::get).map_err(|error| error.to_string())
+        };
+        for (services, port) in [
+            ("ssh = [\"22/tcp\"]", 22),
+            ("ssh = [\"2222/tcp\"], other = [\"22/tcp\"]", 2222),
+            ("ssh = [\"2222/tcp\", \"22/tcp\"]", 22),
+            ("ssh = [\"60001/udp\", \"2222/tcp\"]", 2222),
+            ("all = [\"80/tcp\", \"22/tcp\"]", 22),
+            ("login = [\"2200/tcp\", \"60001/udp\"]", 2200),
+        ] {
+            assert_eq!(of(services, 0), Ok(port), "{services}");
+        }
+        assert_eq!(of("all = [\"80/tcp\", \"2222/tcp\"]", 2222), Ok(2222));
+        let unsure = of("all = [\"80/tcp\", \"2222/tcp\"]", 0).unwrap_err();
+        assert!(unsure.ends_with("it has the TCP ports 80, 2222: say which with --port"), "{unsure}");
+        let none = of("vpn = [\"22/udp\"]", 0).unwrap_err();
+        assert!(none.contains("no TCP port"), "{none}");
+        assert!(of("ssh = [\"22/tcp\"]", 23).unwrap_err().contains("no service at port 23/tcp"));
+    }
+}
