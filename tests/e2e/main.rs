@@ -35,6 +35,7 @@ mod rolling;
 mod sequences;
 mod sequences_client;
 mod silence;
+mod ssh_tools;
 mod state;
 mod supervision;
 mod systemd;

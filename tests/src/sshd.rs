@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::home::Home;
 use crate::netns::Host;
 use crate::process::{Process, succeed};
 use crate::wait::LONG;
@@ -51,6 +53,19 @@ impl Sshd {
         Ok(Self { files, _sshd: sshd })
     }
 
+    /// Gives whoever has this home the client's key, and lets him know the sshd under these names.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn befriend(&self, home: &Home, names: &[String]) -> Result<()> {
+        let folder = home.path(".ssh");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        fs::copy(self.files.path().join("client"), folder.join("id_ed25519"))?;
+        let public = fs::read_to_string(self.files.path().join("host.pub"))?;
+        fs::write(folder.join("known_hosts"), format!("{} {public}", names.join(",")))?;
+        Ok(())
+    }
+
     /// An `ssh` command on a host, to run a command at an address of the sshd's.
     #[must_use]
     pub fn ssh(&self, from: &Host, address: IpAddr, options: &[String], command: &str) -> Command {
@@ -71,7 +86,8 @@ fn server_config(files: &Path) -> Result<String> {
     Ok(format!(
         "{penalties}ListenAddress 0.0.0.0\nListenAddress ::\nPort 22\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
          UsePAM {}\nStrictModes no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n\
-         KbdInteractiveAuthentication no\nMaxStartups 100\nPrintMotd no\nUseDNS no\n",
+         KbdInteractiveAuthentication no\nMaxStartups 100\nPrintMotd no\nUseDNS no\n\
+         Subsystem sftp internal-sftp\n",
         path("host"),
         path("client.pub"),
         if locked { "yes" } else { "no" },
