@@ -7,6 +7,7 @@ mod administration;
 mod answers;
 mod asking;
 mod automation;
+mod automation_examples;
 mod bad_input;
 mod bench;
 mod clock_steps;

@@ -47,19 +47,19 @@ fn every_tool(family: Family) -> Result<()> {
     user.puts_and_gets()?;
     user.clones()?;
     user.comes_in_a_crowd()?;
-    user.world.opens(family).map(drop)
+    user.leaves()
 }
 
 /// Somebody with a home, who was added by the gate's administrator and has done what README says.
-struct User {
-    world: World,
+pub(crate) struct User {
+    pub(crate) world: World,
     family: Family,
-    home: Home,
+    pub(crate) home: Home,
     _sshd: Sshd,
 }
 
 impl User {
-    fn new(family: Family) -> Result<Self> {
+    pub(crate) fn new(family: Family) -> Result<Self> {
         let settings = Settings { variant: Variant::Nftables, window_secs: 2, ..Settings::default() };
         let mut world = World::new(settings)?;
         let sshd = Sshd::start(world.gate.host())?;
@@ -82,8 +82,18 @@ impl User {
 
     /// Runs a command that has to succeed, once, with the door shut to the user.
     fn first_try(&self, words: &[&str]) -> Result<Finished> {
-        wait_to_see(&self.world.home, self.world.gate.at(self.family, SSH), Seen::Nothing)?;
+        self.door_is_shut()?;
         self.run(words, b"")
+    }
+
+    /// The door shuts behind him, and a fresh knock opens it.
+    pub(crate) fn leaves(&self) -> Result<()> {
+        self.door_is_shut()?;
+        self.world.opens(self.family).map(drop)
+    }
+
+    pub(crate) fn door_is_shut(&self) -> Result<()> {
+        wait_to_see(&self.world.home, self.world.gate.at(self.family, SSH), Seen::Nothing)
     }
 
     fn run(&self, words: &[&str], stdin: &[u8]) -> Result<Finished> {
@@ -144,7 +154,7 @@ impl User {
 
     /// All at once, each with a knock of its own.
     fn comes_in_a_crowd(&self) -> Result<()> {
-        wait_to_see(&self.world.home, self.world.gate.at(self.family, SSH), Seen::Nothing)?;
+        self.door_is_shut()?;
         thread::scope(|scope| {
             let come = |number: usize| {
                 let number = number.to_string();
