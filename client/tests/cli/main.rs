@@ -9,6 +9,7 @@ mod home;
 mod import;
 mod knock;
 mod manual;
+mod origins;
 mod proxy;
 mod schema;
 mod sequence;
