@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use postern_proto::sequence::Steps;
 use postern_proto::{Port, Protocol};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{AddressFamily, SocketType, connect, socket};
 use tokio::time::sleep;
 
 use crate::error::Error;
@@ -90,8 +90,8 @@ async fn send_to(
 /// Begins to connect, and gives it up.
 fn syn(to: SocketAddr) -> io::Result<()> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    let socket = socket(family, SocketType::STREAM, None)?;
+    ioctl_fionbio(&socket, true)?;
     match connect(&socket, &to) {
         // Refused: the SYN was answered already.
         Ok(()) | Err(Errno::INPROGRESS | Errno::CONNREFUSED) => Ok(()),

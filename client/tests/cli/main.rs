@@ -10,6 +10,7 @@ mod import;
 mod knock;
 mod manual;
 mod origins;
+mod portable;
 mod proxy;
 mod schema;
 mod sequence;
