@@ -102,6 +102,15 @@ fn each_command_has_a_page_of_which_groff_has_nothing_to_say() {
 }
 
 #[test]
+fn the_change_log_names_every_command() {
+    let readme = include_str!("../../../README.md");
+    let changes = readme.split("\n## Changes\n").nth(1).unwrap();
+    for command in commands() {
+        assert!(changes.contains(&format!("`{command}`")), "no {command} in README's change log");
+    }
+}
+
+#[test]
 fn quiet_is_silent_about_all_but_errors() {
     let mut two = profile(22);
     // The second cannot be sent to, which is said as a rule.
