@@ -100,7 +100,8 @@ pub(crate) enum Command {
     /// Print what ssh needs in its configuration to go through a gate, or put it there
     ///
     /// The block names the gate and its addresses, so that ssh, scp, sftp, rsync, git and all else that uses ssh knock by
-    /// themselves.
+    /// themselves. The host's key is looked up under the name that is typed, as without it: for the gate's own name ssh
+    /// asks once.
     #[command(after_help = EXIT_CODES)]
     SshConfig(SshConfigArgs),
     /// Print what a shell needs to complete the arguments of postern

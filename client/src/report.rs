@@ -3,6 +3,8 @@
 //!
 //! `docs/output.schema.json` says what each object holds.
 
+mod ssh_config;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
@@ -17,6 +19,8 @@ use postern_proto::{GateName, Port, Protocol, SequenceName, ServiceName};
 use serde::Serialize;
 
 use crate::error::{Error, without_profiles};
+
+pub use ssh_config::SshConfigReport;
 
 const VERSION: u8 = 1;
 
@@ -161,21 +165,6 @@ pub struct GateReport {
     pub sequences: BTreeMap<SequenceName, Vec<Port>>,
 }
 
-/// A block of ssh's configuration.
-#[derive(Debug, Serialize)]
-pub struct SshConfigReport {
-    /// The gate that it is for.
-    pub gate: GateName,
-    /// The block.
-    pub block: String,
-    /// The file that it is in now, when it was put into one.
-    pub file: Option<PathBuf>,
-    /// The file as it was before, when there was one and it was changed.
-    pub backup: Option<PathBuf>,
-    /// Whether the file was changed.
-    pub changed: bool,
-}
-
 /// A page of the manual.
 #[derive(Debug, Serialize)]
 pub struct PageReport {
@@ -310,22 +299,6 @@ impl fmt::Display for SequenceReport {
             writeln!(f, "open: {address} port {port}, {after_ms} ms after the last step")?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for SshConfigReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { gate, block, file, backup, changed } = self;
-        match (file, backup) {
-            (None, _) => f.write_str(block),
-            (Some(file), _) if !changed => {
-                writeln!(f, "{gate} is in {} already; nothing was changed", file.display())
-            }
-            (Some(file), None) => writeln!(f, "put {gate} into {}, a new file", file.display()),
-            (Some(file), Some(backup)) => {
-                writeln!(f, "put {gate} into {}; as it was: {}", file.display(), backup.display())
-            }
-        }
     }
 }
 

@@ -34,7 +34,8 @@ fn attempt(user: &User, script: &str, variables: &[(&str, &str)]) -> Result<Fini
     user.door_is_shut()?;
     let mut shell = user.home.command(&user.world.home, &["bash", "-eo", "pipefail", "-c", script])?;
     shell.envs(variables.iter().copied());
-    run(shell, b"", LONG)
+    // Ansible logs in several times, and has Python start each time.
+    run(shell, b"", LONG * 4)
 }
 
 fn address(user: &User) -> String {

@@ -60,7 +60,7 @@ pub(crate) struct User {
 
 impl User {
     pub(crate) fn new(family: Family) -> Result<Self> {
-        let settings = Settings { variant: Variant::Nftables, window_secs: 2, ..Settings::default() };
+        let settings = Settings { variant: Variant::Nftables, ..Settings::default() };
         let mut world = World::new(settings)?;
         let sshd = Sshd::start(world.gate.host())?;
         world.gate.start(&[])?;
