@@ -16,6 +16,7 @@ use postern_proto::profile::Host;
 use postern_proto::{GateName, NameError, ServiceName, Window};
 
 use crate::error::Error;
+use crate::gate::Options;
 use crate::report;
 use crate::resolve::Family;
 use crate::source::SourceChoice;
@@ -29,7 +30,8 @@ Exit codes:
   2  bad usage
   3  bad configuration or key
   4  cannot resolve or send
-  5  waited in vain";
+  5  waited in vain
+  6  the gate refused";
 
 const SEQUENCE_USAGE: &str = "\
 postern sequence [OPTIONS] <HOST> <STEP>...
@@ -42,8 +44,8 @@ In ~/.ssh/config, for every gate's own hosts:
 
 /// Knocks at a Postern gate: one encrypted UDP packet opens a hidden port for a timed window.
 ///
-/// A gate never answers a knock. "Sent" means that the packet left this host; --wait and "postern proxy" find out whether the
-/// door is open by going through it.
+/// A gate answers a client's knock, unless its administrator has turned that off, and nobody else's. Without answers, "sent"
+/// means that the packet left this host; --wait and "postern proxy" find out whether the door is open by going through it.
 #[derive(Parser)]
 #[command(name = "postern", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 #[command(arg_required_else_help = false)]
@@ -101,6 +103,9 @@ pub(crate) struct KnockArgs {
     /// Does not go with --wait, whose own connections would use the port up.
     #[arg(long, value_name = "PORT", conflicts_with = "wait")]
     pub(crate) from_port: Option<NonZeroU16>,
+    /// Wait for the gate's answer this long at most, and knock anew meanwhile
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "4")]
+    pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) how: HowArgs,
 }
@@ -117,6 +122,9 @@ pub(crate) struct ProxyArgs {
     /// Give up when there is no connection after this long
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "15")]
     pub(crate) timeout: Duration,
+    /// Knock only when the port does not let a connection in at once
+    #[arg(long)]
+    pub(crate) lazy: bool,
     #[command(flatten)]
     pub(crate) how: HowArgs,
 }
@@ -134,7 +142,9 @@ pub(crate) struct HowArgs {
     /// then lets in nobody else. With an IP address, only addresses of its family are knocked at.
     #[arg(long, default_value = "auto")]
     source: SourceChoice,
-    /// Knock this many times, 100 ms apart, for networks that lose packets; each knock is a fresh one
+    /// Knock this many times, 100 ms apart, or until the gate answers; each knock is a fresh one
+    ///
+    /// For networks that lose packets. A gate that answers, and did not, is knocked at again in any case.
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=20))]
     pub(crate) repeat: u8,
     /// Knock at IPv4 addresses only
@@ -183,6 +193,12 @@ impl FromStr for Gate {
 }
 
 impl HowArgs {
+    /// How to knock, and how long to wait for the answer.
+    pub(crate) fn options(&self, timeout: Duration) -> Result<Options, Error> {
+        let (source, family) = self.source_and_family()?;
+        Ok(Options { window: self.window, from_port: None, source, family, repeat: self.repeat, timeout })
+    }
+
     /// The source and the one family, if any, that it and `-4` and `-6` leave.
     pub(crate) fn source_and_family(&self) -> Result<(SourceChoice, Option<Family>), Error> {
         let family = family_with(self.stated(), one_family(self.ipv4, self.ipv6))?;
@@ -258,18 +274,6 @@ impl NotRun {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
-        }
-    }
-}
-
-#[cfg(test)]
-impl HowArgs {
-    /// Without any option.
-    pub(crate) fn plain() -> Self {
-        let line = ["postern", "proxy", "host", "22"];
-        match Cli::parse_from(line).command {
-            Command::Proxy(args) => args.how,
-            _ => unreachable!("the line says proxy"),
         }
     }
 }

@@ -11,9 +11,10 @@ use std::future::Future;
 
 use postern_proto::Profile;
 
-use crate::cli::{Cli, Command, Gate, HowArgs};
-use crate::config::{Config, Origin, lacks, locate};
+use crate::cli::{Cli, Command, Gate as Which, HowArgs};
+use crate::config::{Origin, lacks, locate};
 use crate::error::Error;
+use crate::gate::Gate;
 use crate::report::Report;
 
 /// Does what the command line says.
@@ -71,17 +72,13 @@ fn no_profile_file(how: &HowArgs) -> Result<(), Error> {
     }
 }
 
-/// The profile of a gate, and what to call it in messages.
-fn profile_of(cli: &Cli, gate: &Gate, how: &HowArgs) -> Result<(String, Profile), Error> {
+/// The gate that the command line names.
+fn gate_of(cli: &Cli, gate: &Which, how: &HowArgs) -> Result<Gate, Error> {
     match gate {
-        Gate::AtHand => Ok(("-".to_owned(), at_hand(how)?)),
-        Gate::Named(name) => {
+        Which::AtHand => Ok(Gate::new("-".to_owned(), at_hand(how)?)),
+        Which::Named(name) => {
             no_profile_file(how)?;
-            let path = locate(cli.config.as_deref())?;
-            let gate = Config::load(&path)?.into_gate(name, &path)?;
-            let known = gate.sequences.keys().map(ToString::to_string).collect();
-            let profile = gate.profile.ok_or_else(|| Error::NoKnock { gate: name.clone(), known })?;
-            Ok((name.to_string(), profile))
+            Gate::load(name, cli.config.as_deref())
         }
     }
 }

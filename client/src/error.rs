@@ -9,6 +9,8 @@ use postern_proto::payload::ServicesError;
 use postern_proto::profile::{PREFIX, ProfileError};
 use postern_proto::{GateName, SequenceName, ServiceName, TextError};
 
+use crate::refused::Refused;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -160,6 +162,10 @@ pub enum Error {
         advice: Advice,
     },
 
+    /// The gate answered that it does not.
+    #[error(transparent)]
+    Refused(Box<Refused>),
+
     /// An import over a gate that is there.
     #[error("{} has a gate {name} already; give another name, or --force to replace it", .path.display())]
     Exists {
@@ -215,6 +221,7 @@ impl Error {
             | Self::UnknownPort { .. } => 3,
             Self::Unresolved(_) | Self::Unsent(_) => 4,
             Self::InVain { .. } => 5,
+            Self::Refused(_) => 6,
             Self::Exists { .. }
             | Self::Unwritable { .. }
             | Self::Broken(_)
@@ -235,8 +242,12 @@ impl Error {
 /// What may be wrong when nothing opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
-    /// After a knock.
+    /// After a knock at a gate that does not answer.
     Knock,
+    /// After a knock at a gate that answers, and did not.
+    Unanswered,
+    /// After the gate said that it is open.
+    Opened,
     /// After a sequence.
     Sequence,
 }
@@ -244,7 +255,9 @@ pub enum Advice {
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Knock => "a gate never says why, but its log does (is this host's clock right?)",
+            Self::Knock => "this gate does not say why, but its log does (is this host's clock right?)",
+            Self::Unanswered => "is the gate running, this host's clock right, and UDP let through?",
+            Self::Opened => "the gate says that it is open: is anything listening there?",
             Self::Sequence => {
                 "a step may be wrong, or have been lost or overtaken on its way (a longer --delay?)"
             }

@@ -5,18 +5,24 @@
 //!               │
 //!  cli ──▶ config ──▶ resolve ──▶ source ──▶ knock ~~~UDP~~~▶ gate
 //!  what    Profile    addresses   whom to    seal, send         │ opens
-//!  to do   (secret)      │        let in                        │
-//!               ▲        └────▶ sequence ~~SYN, UDP~▶ knockd ~──┤
+//!  to do   (secret)      │        let in        ▲               │
+//!               ▲        │                   rounds             │
+//!               │        │        clock      again and again    │
+//!               │        │       its offset     │               │
+//!               │        │          ▲           ▼               │
+//!               │        │          └───────  reply ◀~~~UDP~~~~─┤
+//!               │        │                    open, decide      │
+//!               │        └────▶ sequence ~~SYN, UDP~▶ knockd ~──┤
 //!               │        (course)  touch ports                  ▼
 //!               ▲                            connect ───TCP───▶ service
 //!               │                               │
 //!            command: import, gates             └──▶ splice ◀──▶ stdin, stdout
 //! ```
 //!
-//! It needs no privileges, and with a profile in the environment not even a home directory. A gate never answers:
-//! what this crate reports of a knock is that it was sent, and of a door that a TCP connection went through it.
-//! The rooms on the way (`resolve` to `splice`) know nothing of the configuration; the commands join them. Called as
-//! `knock`, the program is knockd's client (`drop_in`).
+//! It needs no privileges, and with a profile in the environment not even a home directory. Where a gate does not
+//! answer, what this crate reports of a knock is that it was sent, and of a door that a TCP connection went through it.
+//! The rooms on the way (`resolve` to `splice`) know nothing of the configuration; `gate` and the commands join them.
+//! Called as `knock`, the program is knockd's client (`drop_in`).
 
 #![forbid(unsafe_code)]
 
@@ -29,7 +35,13 @@ mod resolve;
 
 mod source;
 
+mod clock;
+
 mod knock;
+
+mod reply;
+
+mod rounds;
 
 mod course;
 
@@ -40,18 +52,29 @@ mod connect;
 mod splice;
 
 // What joins these rooms, and what comes out of them.
+mod gate;
+
 mod command;
 
 mod error;
+mod refused;
 mod report;
 
 // The program under the name of knockd's client.
 mod drop_in;
 
 pub use cli::{Cli, NotRun};
+pub use clock::ClockOffset;
 pub use command::run;
 pub use drop_in::{is_knock, run_as_knock};
 pub use error::{Advice, Error};
+pub use gate::{Gate, Options};
+pub use postern_proto as proto;
+pub use refused::Refused;
+pub use reply::Reply;
 pub use report::{
-    FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, Report, SequenceReport, finish,
+    AnswerReport, FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, Report, SequenceReport,
+    finish,
 };
+pub use resolve::Family;
+pub use source::{SourceChoice, SourceError};

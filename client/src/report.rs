@@ -5,24 +5,32 @@
 //! knock   {"version":1,"gate":"bastion","services":["ssh"],"window_seconds":30,
 //!          "knocks":[{"address":"192.0.2.7","port":62201,"sent":1,"source":"observed"}],
 //!          "failed":[{"host":"bastion.example.org","message":"..."}],
+//!          "answer":{"outcome":"opened","until":"2027-01-31T12:03:20Z","refusal":null,"source":"203.0.113.7",
+//!          "seen":"203.0.113.7:40312","sent_from":"10.0.0.5:40312","answered_by":"192.0.2.7:62201",
+//!          "clock_offset_ms":-12,"round_trip_ms":9},
 //!          "open":[{"service":"ssh","address":"192.0.2.7","port":22,"after_ms":9}]}
 //! sequence  {"version":1,"host":"old.example.org","sequence":"legacy","steps":["7000/tcp","8000/udp"],
 //!            "addresses":["192.0.2.8"],"failed":[],"open":[{"address":"192.0.2.8","port":22,"after_ms":9}]}
 //! gates   {"version":1,"gates":[{"name":"bastion","addresses":["..."],"ports":[62201],"services":{"ssh":["22/tcp"]},
 //!          "sequences":{"legacy":["22/tcp"]}}]}
 //! import  {"version":1,"gate":"bastion","config":"/home/alice/.config/postern/config.toml","replaced":false}
-//! failure {"version":1,"error":{"code":3,"message":"..."}}
+//! failure {"version":1,"error":{"code":3,"message":"..."},"answer":null}
 //! ```
 //!
-//! `window_seconds` is null for the services' own window; `open` is null without `--wait`;
+//! `window_seconds` is null for the services' own window; `open` is null without `--wait`; `answer` is null where none
+//! came, and that of a failure has the `refusal` where the gate refused; `until` is by this host's clock, of which the
+//! gate's is `clock_offset_ms` ahead;
 //! `sequence` is null for steps that were given, and its `addresses` are empty where they were only printed. Of a rolling
 //! sequence, `steps` is null unless it was printed, and then `good_for_seconds` says how long it can be used. The ports
 //! of a gate's sequence are those that it opens.
+
+mod answer;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,6 +40,9 @@ use postern_proto::{GateName, Port, Protocol, SequenceName, ServiceName};
 use serde::Serialize;
 
 use crate::error::{Error, without_profiles};
+
+pub use answer::AnswerReport;
+pub(crate) use answer::warn_of_clock;
 
 const VERSION: u8 = 1;
 
@@ -76,6 +87,11 @@ pub struct KnockReport {
     pub knocks: Vec<KnockedReport>,
     /// Names and addresses that no knock could be sent to.
     pub failed: Vec<FailedReport>,
+    /// What the gate answered, where it does.
+    pub answer: Option<AnswerReport>,
+    /// The one source port that is let in.
+    #[serde(skip)]
+    pub from_port: Option<NonZeroU16>,
     /// What let a connection in, when that was waited for.
     pub open: Option<Vec<OpenReport>>,
 }
@@ -161,7 +177,13 @@ pub struct GateReport {
 #[must_use]
 pub fn finish(json: bool, outcome: Result<Report, Error>) -> ExitCode {
     let printed = match outcome {
-        Err(error) => return fail(json, &error.to_string(), error.exit_code()),
+        Err(error) => {
+            let answer = match &error {
+                Error::Refused(refused) => Some(AnswerReport::from(&refused.reply)),
+                _ => None,
+            };
+            return fail_with(json, &error.to_string(), error.exit_code(), answer);
+        }
         Ok(Report::Carried) => return ExitCode::SUCCESS,
         Ok(report) if json => print_json(&report),
         Ok(report) => write!(io::stdout(), "{report}"),
@@ -174,9 +196,14 @@ pub fn finish(json: bool, outcome: Result<Report, Error>) -> ExitCode {
 
 /// Prints what went wrong and gives the exit code.
 pub(crate) fn fail(json: bool, message: &str, code: u8) -> ExitCode {
+    fail_with(json, message, code, None)
+}
+
+fn fail_with(json: bool, message: &str, code: u8, answer: Option<AnswerReport>) -> ExitCode {
     #[derive(Serialize)]
     struct Failure<'a> {
         error: ErrorReport<'a>,
+        answer: Option<AnswerReport>,
     }
     #[derive(Serialize)]
     struct ErrorReport<'a> {
@@ -184,7 +211,7 @@ pub(crate) fn fail(json: bool, message: &str, code: u8) -> ExitCode {
         message: &'a str,
     }
     let message = &without_profiles(message);
-    if !json || print_json(&Failure { error: ErrorReport { code, message } }).is_err() {
+    if !json || print_json(&Failure { error: ErrorReport { code, message }, answer }).is_err() {
         say(message);
     }
     code.into()
@@ -232,7 +259,13 @@ impl fmt::Display for Report {
 impl fmt::Display for KnockReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let services = joined(&self.services);
-        for KnockedReport { address, port, sent, source } in &self.knocks {
+        if let Some(answer) = &self.answer {
+            writeln!(f, "{}", answer.line(&services, self.from_port))?;
+        }
+        // Where the gate has said what became of them, nobody asks what was sent.
+        for KnockedReport { address, port, sent, source } in
+            self.knocks.iter().filter(|_| self.answer.is_none())
+        {
             let knocks = if *sent == 1 { "1 knock".to_owned() } else { format!("{sent} knocks") };
             let whom = if source == "observed" { "the address it comes from" } else { source };
             writeln!(f, "sent {knocks} to {address} port {port}: open {services} to {whom}")?;

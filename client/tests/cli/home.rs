@@ -40,6 +40,15 @@ pub(crate) fn postern(args: &[&str]) -> Command {
 /// Runs to the end, with so much on stdin.
 #[track_caller]
 pub(crate) fn run_with(command: &mut Command, stdin: &str) -> Outcome {
+    start_with(command, stdin).finish()
+}
+
+/// Runs, while the test does something else.
+pub(crate) fn start(command: &mut Command) -> Running {
+    start_with(command, "")
+}
+
+fn start_with(command: &mut Command, stdin: &str) -> Running {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -49,10 +58,27 @@ pub(crate) fn run_with(command: &mut Command, stdin: &str) -> Outcome {
     // It may end without reading.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let (stdout, stderr) = (reader(stdout), reader(stderr));
-    let code = wait(&mut child);
-    let text = |bytes: thread::JoinHandle<Vec<u8>>| String::from_utf8(bytes.join().unwrap()).unwrap();
-    Outcome { code, stdout: text(stdout), stderr: text(stderr) }
+    Running { child, stdout: reader(stdout), stderr: reader(stderr) }
+}
+
+/// The client at work.
+pub(crate) struct Running {
+    child: Child,
+    stdout: thread::JoinHandle<Vec<u8>>,
+    stderr: thread::JoinHandle<Vec<u8>>,
+}
+
+impl Running {
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Outcome {
+        let code = wait(&mut self.child);
+        let text = |bytes: thread::JoinHandle<Vec<u8>>| String::from_utf8(bytes.join().unwrap()).unwrap();
+        Outcome { code, stdout: text(self.stdout), stderr: text(self.stderr) }
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
 }
 
 #[track_caller]
