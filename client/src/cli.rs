@@ -65,6 +65,9 @@ pub(crate) enum Command {
     /// Ask a gate to open services to this host
     #[command(after_help = EXIT_CODES)]
     Knock(KnockArgs),
+    /// Ask a gate to close again what it has open for this host
+    #[command(after_help = EXIT_CODES)]
+    Close(CloseArgs),
     /// Knock, connect and carry stdin and stdout: ssh's ProxyCommand
     ///
     /// Where no service of the gate has the port, and a sequence of the gate opens it, that is sent instead of a knock.
@@ -111,6 +114,20 @@ pub(crate) struct KnockArgs {
 }
 
 #[derive(Args)]
+pub(crate) struct CloseArgs {
+    /// A gate of the configuration, or "-": the profile in --profile-file or in POSTERN_PROFILE
+    pub(crate) gate: Gate,
+    /// The services to close [default: all of the gate's profile]
+    #[arg(value_name = "SERVICE")]
+    pub(crate) services: Vec<ServiceName>,
+    /// Wait for the gate's answer this long at most, and knock anew meanwhile
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "4")]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) aim: AimArgs,
+}
+
+#[derive(Args)]
 pub(crate) struct ProxyArgs {
     /// A gate's name or one of its addresses: ssh's %h
     pub(crate) host: String,
@@ -125,6 +142,9 @@ pub(crate) struct ProxyArgs {
     /// Knock only when the port does not let a connection in at once
     #[arg(long)]
     pub(crate) lazy: bool,
+    /// Close at the end what the knock opened; close-on-exit = true in the configuration says the same
+    #[arg(long)]
+    pub(crate) close_on_exit: bool,
     #[command(flatten)]
     pub(crate) how: HowArgs,
 }
@@ -135,6 +155,13 @@ pub(crate) struct HowArgs {
     /// Ask for this window, such as 30s or 10m [default: the service's own]
     #[arg(long)]
     pub(crate) window: Option<Window>,
+    #[command(flatten)]
+    pub(crate) aim: AimArgs,
+}
+
+/// Where to knock at, and from where.
+#[derive(Args)]
+pub(crate) struct AimArgs {
     /// Whom to let in: auto, observed, or an IP address
     ///
     /// "auto" states this host's address where it is a global one, and otherwise leaves it to the gate to observe where
@@ -195,29 +222,36 @@ impl FromStr for Gate {
 impl HowArgs {
     /// How to knock, and how long to wait for the answer.
     pub(crate) fn options(&self, timeout: Duration) -> Result<Options, Error> {
-        let (source, family) = self.source_and_family()?;
-        Ok(Options { window: self.window, from_port: None, source, family, repeat: self.repeat, timeout })
-    }
-
-    /// The source and the one family, if any, that it and `-4` and `-6` leave.
-    pub(crate) fn source_and_family(&self) -> Result<(SourceChoice, Option<Family>), Error> {
-        let family = family_with(self.stated(), one_family(self.ipv4, self.ipv6))?;
-        Ok((self.source, family))
+        Ok(Options { window: self.window, ..self.aim.options(timeout)? })
     }
 
     /// For a sequence the address that the gate will see, where that was stated, and the one family, if any, that is left.
     /// It can say nothing else of this; and the address only where it is bound to it.
     pub(crate) fn of_sequence(&self, is_bound: bool) -> Result<(Option<IpAddr>, Option<Family>), Error> {
-        let (source, family) = self.source_and_family()?;
-        let (stated, is_auto) = (self.stated(), source == SourceChoice::Auto);
+        let (source, family) = self.aim.source_and_family()?;
+        let (stated, is_auto) = (self.aim.stated(), source == SourceChoice::Auto);
         let takes_source = is_auto || is_bound && stated.is_some();
-        if self.window.is_some() || !takes_source || self.repeat > 1 {
+        if self.window.is_some() || !takes_source || self.aim.repeat > 1 {
             return Err(Error::Usage(
                 "a sequence says neither window nor source, and is sent once: leave --window, --source and --repeat out"
                     .into(),
             ));
         }
         Ok((stated, family))
+    }
+}
+
+impl AimArgs {
+    /// How to knock, and how long to wait for the answer.
+    pub(crate) fn options(&self, timeout: Duration) -> Result<Options, Error> {
+        let (source, family) = self.source_and_family()?;
+        Ok(Options { source, family, repeat: self.repeat, timeout, ..Options::default() })
+    }
+
+    /// The source and the one family, if any, that it and `-4` and `-6` leave.
+    fn source_and_family(&self) -> Result<(SourceChoice, Option<Family>), Error> {
+        let family = family_with(self.stated(), one_family(self.ipv4, self.ipv6))?;
+        Ok((self.source, family))
     }
 
     const fn stated(&self) -> Option<IpAddr> {

@@ -1,5 +1,6 @@
 //! The commands: each reads what it needs from the command line and the configuration, and walks the rooms.
 
+mod close;
 mod doors;
 mod gates;
 mod import;
@@ -9,13 +10,14 @@ mod sequence;
 
 use std::future::Future;
 
-use postern_proto::Profile;
+use postern_proto::{Profile, Source};
 
-use crate::cli::{Cli, Command, Gate as Which, HowArgs};
+use crate::cli::{AimArgs, Cli, Command, Gate as Which};
 use crate::config::{Origin, lacks, locate};
 use crate::error::Error;
-use crate::gate::Gate;
-use crate::report::Report;
+use crate::gate::{Gate, Sending};
+use crate::report::{FailedReport, KnockedReport, Report, say};
+use crate::rounds::Destination;
 
 /// Does what the command line says.
 ///
@@ -24,6 +26,7 @@ use crate::report::Report;
 pub fn run(cli: &Cli) -> Result<Report, Error> {
     match &cli.command {
         Command::Knock(args) => wait_for(knock::run(cli, args)),
+        Command::Close(args) => wait_for(close::run(cli, args)),
         Command::Sequence(args) => wait_for(sequence::run(cli, args)),
         Command::Proxy(args) => {
             if cli.json {
@@ -31,15 +34,15 @@ pub fn run(cli: &Cli) -> Result<Report, Error> {
                     "--json does not go with proxy: its stdout is the connection's".into(),
                 ));
             }
-            let stream = wait_for(proxy::run(cli, args))?;
-            proxy::carry(&stream)
+            wait_for(proxy::run(cli, args))
         }
         Command::Import(args) => import::run(&locate(cli.config.as_deref())?, args),
         Command::Gates => gates::run(&locate(cli.config.as_deref())?),
     }
 }
 
-/// Runs a future on this thread. A name look-up that is still under way is left behind, for it cannot be stopped.
+/// Runs a future on this thread. A name look-up that is still under way, or a reading of stdin, is left behind, for it
+/// cannot be stopped.
 pub(crate) fn wait_for<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -50,9 +53,33 @@ pub(crate) fn wait_for<T>(future: impl Future<Output = Result<T, Error>>) -> Res
     outcome
 }
 
+/// Names and addresses that no knock could be sent to; people are told of them at once.
+fn failures(cli: &Cli, sending: &Sending<'_>) -> Vec<FailedReport> {
+    let failed: Vec<_> = sending.failures().map(|(host, message)| FailedReport { host, message }).collect();
+    if !cli.json {
+        for FailedReport { host, message } in &failed {
+            say(&format!("not knocked at {host}: {message}"));
+        }
+    }
+    failed
+}
+
+/// Where knocks went.
+fn knocks(sending: &Sending<'_>) -> Vec<KnockedReport> {
+    let report = |destination: &Destination| {
+        let source = match destination.source? {
+            Source::Observed => "observed".to_owned(),
+            Source::Stated(address) => address.to_string(),
+        };
+        let (address, port) = (destination.to.ip(), destination.to.port());
+        Some(KnockedReport { address, port, sent: destination.sent, source })
+    };
+    sending.destinations().iter().filter_map(report).collect()
+}
+
 /// The profile of the gate `-`: it needs neither configuration nor home.
-fn at_hand(how: &HowArgs) -> Result<Profile, Error> {
-    let origin = how.profile_file.as_deref().map_or(Origin::Environment, Origin::file);
+fn at_hand(aim: &AimArgs) -> Result<Profile, Error> {
+    let origin = aim.profile_file.as_deref().map_or(Origin::Environment, Origin::file);
     let profile = origin.profile()?.ok_or(Error::NoProfile)?;
     match lacks(&profile) {
         Some(lack) => {
@@ -63,8 +90,8 @@ fn at_hand(how: &HowArgs) -> Result<Profile, Error> {
 }
 
 /// `--profile-file` beside the name of a gate would go unread.
-fn no_profile_file(how: &HowArgs) -> Result<(), Error> {
-    match how.profile_file {
+fn no_profile_file(aim: &AimArgs) -> Result<(), Error> {
+    match aim.profile_file {
         Some(_) => {
             Err(Error::Usage("--profile-file is the profile of the gate \"-\": name that gate".into()))
         }
@@ -73,11 +100,11 @@ fn no_profile_file(how: &HowArgs) -> Result<(), Error> {
 }
 
 /// The gate that the command line names.
-fn gate_of(cli: &Cli, gate: &Which, how: &HowArgs) -> Result<Gate, Error> {
+fn gate_of(cli: &Cli, gate: &Which, aim: &AimArgs) -> Result<Gate, Error> {
     match gate {
-        Which::AtHand => Ok(Gate::new("-".to_owned(), at_hand(how)?)),
+        Which::AtHand => Ok(Gate::new("-".to_owned(), at_hand(aim)?)),
         Which::Named(name) => {
-            no_profile_file(how)?;
+            no_profile_file(aim)?;
             Gate::load(name, cli.config.as_deref())
         }
     }

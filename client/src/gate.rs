@@ -134,6 +134,15 @@ impl Gate {
         self.send(Request::Open { services, window, from_port }, options).await?.decision().await
     }
 
+    /// Asks it to close services again that it has open for this host, all of the profile where none are named.
+    ///
+    /// # Errors
+    /// As with [`Gate::knock`].
+    pub async fn close(&self, services: &[ServiceName], options: &Options) -> Result<Option<Reply>, Error> {
+        let services = self.wanted(services)?;
+        self.send(Request::Close { services }, options).await?.decision().await
+    }
+
     /// The services to ask for: all of the profile unless some are named.
     pub(crate) fn wanted(&self, named: &[ServiceName]) -> Result<Services, Error> {
         let mine = &self.profile.services;

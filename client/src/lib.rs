@@ -1,7 +1,7 @@
 //! The client of Postern: knocks at a gate, and carries a connection through the door that opens.
 //!
 //! ```text
-//!            command: knock, proxy, sequence
+//!            command: knock, close, proxy, sequence
 //!               │
 //!  cli ──▶ config ──▶ resolve ──▶ source ──▶ knock ~~~UDP~~~▶ gate
 //!  what    Profile    addresses   whom to    seal, send         │ opens
@@ -73,8 +73,8 @@ pub use postern_proto as proto;
 pub use refused::Refused;
 pub use reply::Reply;
 pub use report::{
-    AnswerReport, FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, Report, SequenceReport,
-    finish,
+    AnswerReport, CloseReport, FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, Report,
+    SequenceReport, finish,
 };
 pub use resolve::Family;
 pub use source::{SourceChoice, SourceError};

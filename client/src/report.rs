@@ -9,6 +9,7 @@
 //!          "seen":"203.0.113.7:40312","sent_from":"10.0.0.5:40312","answered_by":"192.0.2.7:62201",
 //!          "clock_offset_ms":-12,"round_trip_ms":9},
 //!          "open":[{"service":"ssh","address":"192.0.2.7","port":22,"after_ms":9}]}
+//! close   {"version":1,"gate":"bastion","services":["ssh"],"knocks":[...],"failed":[],"answer":{...}}
 //! sequence  {"version":1,"host":"old.example.org","sequence":"legacy","steps":["7000/tcp","8000/udp"],
 //!            "addresses":["192.0.2.8"],"failed":[],"open":[{"address":"192.0.2.8","port":22,"after_ms":9}]}
 //! gates   {"version":1,"gates":[{"name":"bastion","addresses":["..."],"ports":[62201],"services":{"ssh":["22/tcp"]},
@@ -53,6 +54,8 @@ const VERSION: u8 = 1;
 pub enum Report {
     /// Knocks were sent.
     Knock(KnockReport),
+    /// Knocks that close were sent.
+    Close(CloseReport),
     /// A sequence was sent, or printed.
     Sequence(SequenceReport),
     /// The gates of the configuration.
@@ -94,6 +97,21 @@ pub struct KnockReport {
     pub from_port: Option<NonZeroU16>,
     /// What let a connection in, when that was waited for.
     pub open: Option<Vec<OpenReport>>,
+}
+
+/// Knocks that were sent to close something.
+#[derive(Debug, Serialize)]
+pub struct CloseReport {
+    /// The gate's name, or `-`.
+    pub gate: String,
+    /// What was to be closed.
+    pub services: Vec<ServiceName>,
+    /// Where knocks went.
+    pub knocks: Vec<KnockedReport>,
+    /// Names and addresses that no knock could be sent to.
+    pub failed: Vec<FailedReport>,
+    /// What the gate answered, where it does.
+    pub answer: Option<AnswerReport>,
 }
 
 /// A sequence that was sent, or only printed.
@@ -245,6 +263,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Knock(report) => report.fmt(f),
+            Self::Close(report) => report.fmt(f),
             Self::Sequence(report) => report.fmt(f),
             Self::Gates { gates } => gates.iter().try_for_each(|gate| gate.fmt(f)),
             Self::Import { gate, config, replaced } => {
@@ -275,6 +294,27 @@ impl fmt::Display for KnockReport {
             writeln!(f, "open: {service}{address} port {port}, {after_ms} ms after the knock")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for CloseReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let services = joined(&self.services);
+        if let Some(answer) = &self.answer {
+            return writeln!(f, "{}", answer.line(&services, None));
+        }
+        let line = |knocked: &KnockedReport| knocked.line(&format!("close {services} for"));
+        self.knocks.iter().try_for_each(|knocked| writeln!(f, "{}", line(knocked)))
+    }
+}
+
+impl KnockedReport {
+    /// What was sent, in one line; `what` it asks to do to whom.
+    fn line(&self, what: &str) -> String {
+        let Self { address, port, sent, source } = self;
+        let knocks = if *sent == 1 { "1 knock".to_owned() } else { format!("{sent} knocks") };
+        let whom = if source == "observed" { "the address it comes from" } else { source };
+        format!("sent {knocks} to {address} port {port}: {what} {whom}")
     }
 }
 

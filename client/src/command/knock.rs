@@ -3,24 +3,23 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use postern_proto::{Protocol, Request, ServiceName, Services, Source};
+use postern_proto::{Protocol, Request, ServiceName, Services};
 use tokio::time::timeout;
 
 use super::doors::{Door, wait};
-use super::gate_of;
+use super::{failures, gate_of, knocks};
 use crate::cli::{Cli, KnockArgs};
 use crate::error::{Advice, Error};
 use crate::gate::{Gate, Options, Sending};
 use crate::reply::Reply;
-use crate::report::{FailedReport, KnockReport, KnockedReport, OpenReport, Report, say, warn_of_clock};
-use crate::rounds::Destination;
+use crate::report::{KnockReport, OpenReport, Report, warn_of_clock};
 
 /// How long an answer may come behind the first connection through the door.
 const ANSWER_BEHIND: Duration = Duration::from_millis(300);
 
 pub(super) async fn run(cli: &Cli, args: &KnockArgs) -> Result<Report, Error> {
     let options = Options { from_port: args.from_port, ..args.how.options(args.timeout)? };
-    let gate = gate_of(cli, &args.gate, &args.how)?;
+    let gate = gate_of(cli, &args.gate, &args.how.aim)?;
     let services = gate.wanted(&args.services)?;
     let doors = if args.wait.is_some() { first_tcp_ports(&gate, &services)? } else { Vec::new() };
 
@@ -39,7 +38,7 @@ pub(super) async fn run(cli: &Cli, args: &KnockArgs) -> Result<Report, Error> {
         gate: gate.name().to_owned(),
         services: names,
         window_seconds: window.map(postern_proto::Window::as_secs),
-        knocks: sending.destinations().iter().filter_map(report).collect(),
+        knocks: knocks(&sending),
         failed,
         answer: answer.as_ref().map(Into::into),
         from_port,
@@ -93,23 +92,4 @@ fn first_tcp_ports(gate: &Gate, services: &Services) -> Result<Vec<Door>, Error>
         })
     };
     services.iter().map(door).collect()
-}
-
-fn failures(cli: &Cli, sending: &Sending<'_>) -> Vec<FailedReport> {
-    let failed: Vec<_> = sending.failures().map(|(host, message)| FailedReport { host, message }).collect();
-    if !cli.json {
-        for FailedReport { host, message } in &failed {
-            say(&format!("not knocked at {host}: {message}"));
-        }
-    }
-    failed
-}
-
-fn report(destination: &Destination) -> Option<KnockedReport> {
-    let source = match destination.source? {
-        Source::Observed => "observed".to_owned(),
-        Source::Stated(address) => address.to_string(),
-    };
-    let (address, port) = (destination.to.ip(), destination.to.port());
-    Some(KnockedReport { address, port, sent: destination.sent, source })
 }

@@ -5,12 +5,17 @@
 mod find;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use postern_proto::{Outcome, Request, Services};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use postern_proto::{Outcome, Request, Services, Window};
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::cli::{Cli, ProxyArgs};
 use crate::connect::{Attempts, connect, connect_if_open};
@@ -28,12 +33,13 @@ use find::{Way, find_gate, find_way, hosts};
 /// How long a port that is said to be open may let no connection in, before it is knocked for again: somebody may have
 /// closed it meanwhile. It doubles each time.
 const OPEN_IN_VAIN: Duration = Duration::from_secs(1);
+/// How long the proxy goes on when everybody else has gone, until what it opened is closed.
+const CLOSING: Duration = Duration::from_secs(1);
 
-/// The connection through the door that the knock, or the sequence, opens.
-pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<TcpStream, Error> {
+pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<Report, Error> {
     let end = End { args, at: Instant::now() + args.timeout };
     let options = args.how.options(args.timeout)?;
-    if args.how.profile_file.as_deref() == Some(Path::new("-")) {
+    if args.how.aim.profile_file.as_deref() == Some(Path::new("-")) {
         return Err(Error::Usage(
             "the profile of a proxy cannot come from stdin, which is the connection's".into(),
         ));
@@ -43,51 +49,104 @@ pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<TcpStream, Error>
     let way = find_way(&name, &entry, args.port)?;
     let (source, family) = match way {
         Way::Knock(..) => (None, options.family),
+        Way::Sequence(_) if args.close_on_exit => {
+            return Err(Error::Usage("a sequence cannot close: leave --close-on-exit out".into()));
+        }
         Way::Sequence(sequence) => args.how.of_sequence(sequence.ports.are_bound())?,
     };
     let resolving = timeout_at(end.at, resolve(&hosts, family)).await;
     let resolved =
         resolving.map_err(|_| Error::Unresolved(vec![format!("{}: no answer in time", joined(&hosts))]))?;
     resolved.require_one()?;
-    let to: Vec<_> =
-        resolved.addresses.iter().map(|&address| SocketAddr::new(address, args.port.get())).collect();
-    let open = if args.lazy { connect_if_open(&to).await } else { None };
-    let stream = match (open, way) {
-        (Some(stream), _) => stream,
-        (None, Way::Knock(profile, service)) => {
+    if args.lazy
+        && let Some(stream) = connect_if_open(&end.doors(&resolved.addresses)).await
+    {
+        return carry(stream).await;
+    }
+    match way {
+        Way::Knock(profile, service) => {
             let gate = Gate::new(name, profile.clone());
-            let request = Request::Open {
-                services: Services::new(vec![service.clone()])?,
-                window: options.window,
-                from_port: None,
-            };
-            knock(&gate, request, options.manner(gate.answers()), &resolved, end).await?
+            let services = Services::new(vec![service.clone()])?;
+            let manner = options.manner(gate.answers());
+            let ask = Ask { gate: &gate, services, window: options.window, manner, resolved: &resolved };
+            if args.close_on_exit || entry.close_on_exit {
+                return carry_and_close(&ask, end).await;
+            }
+            carry(knock(&ask, end).await?).await
         }
-        (None, Way::Sequence(sequence)) => {
-            touch(Course::new(&sequence.ports, source, false)?, &resolved, end).await?
+        Way::Sequence(sequence) => {
+            let course = Course::new(&sequence.ports, source, false)?;
+            carry(touch(course, &resolved, end).await?).await
         }
-    };
-    let blocking = stream.into_std().and_then(|stream| stream.set_nonblocking(false).map(|()| stream));
-    blocking.map_err(|source| Error::System { what: "cannot take the connection over", source })
+    }
+}
+
+/// What the gate is asked for.
+struct Ask<'a> {
+    gate: &'a Gate,
+    services: Services,
+    window: Option<Window>,
+    manner: Manner,
+    resolved: &'a Resolved,
+}
+
+impl<'a> Ask<'a> {
+    fn begin(&self, request: Request) -> Result<Rounds<'a>, Error> {
+        let addresses = self.resolved.addresses.iter().copied();
+        Rounds::begin(&self.gate.knocker, request, addresses, &self.gate.profile().ports, self.manner)
+    }
 }
 
 /// Carries the connection to its end.
-pub(super) fn carry(stream: &TcpStream) -> Result<Report, Error> {
-    splice(stream).map_err(Error::Broken)?;
+async fn carry(stream: TcpStream) -> Result<Report, Error> {
+    let denied = |source| Error::System { what: "cannot take the connection over", source };
+    let stream = stream.into_std().and_then(|stream| stream.set_nonblocking(false).map(|()| stream));
+    let stream = stream.map_err(denied)?;
+    let carrying = spawn_blocking(move || splice(&stream));
+    let carried = carrying.await.map_err(|_| denied(io::Error::other("the thread that carries failed")))?;
+    carried.map_err(Error::Broken)?;
     Ok(Report::Carried)
 }
 
+/// Connects, carries, and closes what was opened; also when a signal ends it. ssh closes the pipes and sends SIGHUP, and
+/// waits for nothing.
+async fn carry_and_close(ask: &Ask<'_>, end: End<'_>) -> Result<Report, Error> {
+    let denied = |source| Error::System { what: "cannot prepare the end", source };
+    let mut hangup = signal(SignalKind::hangup()).map_err(denied)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(denied)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(denied)?;
+    let carrying = async { carry(knock(ask, end).await?).await };
+    let carried = tokio::select! {
+        carried = carrying => carried,
+        _ = hangup.recv() => Ok(Report::Carried),
+        _ = terminate.recv() => Ok(Report::Carried),
+        _ = interrupt.recv() => Ok(Report::Carried),
+    };
+    match &carried {
+        // Nothing was opened.
+        Err(Error::Refused(_) | Error::Unsent(_)) => return carried,
+        Err(_) => {}
+        Ok(_) => {
+            // Whoever reads what ssh prints as an error waits until nobody can print there any more.
+            let nowhere = File::options().write(true).open("/dev/null").map_err(denied)?;
+            rustix::stdio::dup2_stderr(nowhere).map_err(|error| denied(error.into()))?;
+        }
+    }
+    let closing = async {
+        let mut rounds = ask.begin(Request::Close { services: ask.services.clone() })?;
+        if ask.gate.answers() { rounds.decision().await.map(drop) } else { rounds.repeat().await }
+    };
+    // What could not be closed ends with its window, and nobody is left to be told.
+    let _ = timeout(CLOSING, closing).await;
+    carried
+}
+
 /// Knocks, and connects when the gate says so, or when the port lets a connection in all the same.
-async fn knock(
-    gate: &Gate,
-    request: Request,
-    manner: Manner,
-    resolved: &Resolved,
-    end: End<'_>,
-) -> Result<tokio::net::TcpStream, Error> {
-    let addresses = resolved.addresses.iter().copied();
-    let mut rounds = Rounds::begin(&gate.knocker, request, addresses, &gate.profile().ports, manner)?;
-    let mut attempts = Attempts::new(end.doors(knocked(&rounds.destinations)));
+async fn knock(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
+    let gate = ask.gate;
+    let (services, window) = (ask.services.clone(), ask.window);
+    let mut rounds = ask.begin(Request::Open { services, window, from_port: None })?;
+    let mut attempts = Attempts::new(end.doors(&knocked(&rounds.destinations)));
     let (mut is_open, mut patience) = (false, OPEN_IN_VAIN);
     let mut again = None;
     loop {
@@ -129,15 +188,11 @@ async fn knock(
 }
 
 /// Sends a sequence, and connects. It is not repeated: its steps would come amid the attempts to connect.
-async fn touch(
-    mut course: Course,
-    resolved: &Resolved,
-    end: End<'_>,
-) -> Result<tokio::net::TcpStream, Error> {
+async fn touch(mut course: Course, resolved: &Resolved, end: End<'_>) -> Result<TcpStream, Error> {
     let addresses = resolved.addresses.iter().copied();
     let sending = timeout_at(end.at, send(addresses, |to| course.steps_to(to), DELAY, |_, _| ())).await;
     let sent = sending.map_err(|_| end.in_vain(&"not all steps were sent", Advice::Sequence))??;
-    let connected = connect(&end.doors(sent.addresses), end.at).await;
+    let connected = connect(&end.doors(&sent.addresses), end.at).await;
     let (stream, _) = connected.map_err(|not_open| end.in_vain(&not_open, Advice::Sequence))?;
     Ok(stream)
 }
@@ -154,8 +209,8 @@ impl End<'_> {
         SocketAddr::new(address, self.args.port.get())
     }
 
-    fn doors(self, addresses: Vec<IpAddr>) -> Vec<SocketAddr> {
-        addresses.into_iter().map(|address| self.door(address)).collect()
+    fn doors<'a>(self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> Vec<SocketAddr> {
+        addresses.into_iter().map(|&address| self.door(address)).collect()
     }
 
     fn in_vain(self, reason: &dyn fmt::Display, advice: Advice) -> Error {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,21 +49,29 @@ pub(crate) fn start(command: &mut Command) -> Running {
 }
 
 fn start_with(command: &mut Command, stdin: &str) -> Running {
+    let mut running = start_open(command);
+    // It may end without reading.
+    let _ = running.stdin.take().unwrap().write_all(stdin.as_bytes());
+    running
+}
+
+/// Runs, with stdin open until the end.
+pub(crate) fn start_open(command: &mut Command) -> Running {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the client starts");
-    // It may end without reading.
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    let stdin = child.stdin.take();
     let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    Running { child, stdout: reader(stdout), stderr: reader(stderr) }
+    Running { child, stdin, stdout: reader(stdout), stderr: reader(stderr) }
 }
 
 /// The client at work.
 pub(crate) struct Running {
     child: Child,
+    pub(crate) stdin: Option<ChildStdin>,
     stdout: thread::JoinHandle<Vec<u8>>,
     stderr: thread::JoinHandle<Vec<u8>>,
 }
@@ -74,6 +82,15 @@ impl Running {
         let code = wait(&mut self.child);
         let text = |bytes: thread::JoinHandle<Vec<u8>>| String::from_utf8(bytes.join().unwrap()).unwrap();
         Outcome { code, stdout: text(self.stdout), stderr: text(self.stderr) }
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Whether nobody holds its stderr open any more.
+    pub(crate) fn has_left_stderr(&self) -> bool {
+        self.stderr.is_finished()
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {

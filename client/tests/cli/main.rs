@@ -5,6 +5,7 @@
 
 mod answers;
 mod bad_input;
+mod close;
 mod gate;
 mod home;
 mod import;

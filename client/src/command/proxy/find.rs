@@ -24,9 +24,9 @@ pub(super) enum Way<'a> {
 /// The gate that the host stands for, and its name.
 pub(super) fn find_gate(cli: &Cli, args: &ProxyArgs) -> Result<(String, Entry), Error> {
     if args.gate == Some(Gate::AtHand) {
-        return Ok(("-".to_owned(), at_hand(&args.how)?.into()));
+        return Ok(("-".to_owned(), at_hand(&args.how.aim)?.into()));
     }
-    no_profile_file(&args.how)?;
+    no_profile_file(&args.how.aim)?;
     let path = locate(cli.config.as_deref())?;
     let config = Config::load(&path)?;
     let name = match &args.gate {
