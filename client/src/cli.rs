@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_proto::profile::Host;
 use postern_proto::{GateName, NameError, ServiceName, Window};
 
@@ -142,6 +142,12 @@ pub(crate) struct ProxyArgs {
     /// Knock only when the port does not let a connection in at once
     #[arg(long)]
     pub(crate) lazy: bool,
+    /// Have the gate let in this one connection only, by its source port
+    ///
+    /// Nobody else behind the same address translation can then use what was opened. Where the translation changes the
+    /// port, this fails, and "prefer" knocks again for any port. It does not go with a sequence.
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "only")]
+    pub(crate) exact: Option<Exact>,
     /// Close at the end what the knock opened; close-on-exit = true in the configuration says the same
     #[arg(long)]
     pub(crate) close_on_exit: bool,
@@ -201,6 +207,15 @@ pub(crate) struct ImportArgs {
     /// Knock at this host instead of the profile's addresses (repeatable)
     #[arg(long = "address", value_name = "HOST")]
     pub(crate) addresses: Vec<Host>,
+}
+
+/// What to do where a connection cannot be from the port that was stated.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Exact {
+    /// Fail
+    Only,
+    /// Connect from any port
+    Prefer,
 }
 
 /// A gate of the configuration, or the profile at hand.

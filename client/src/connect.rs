@@ -28,6 +28,12 @@ const FIRST_TRY: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub(crate) struct NotOpen(Option<io::Error>);
 
+impl NotOpen {
+    pub(crate) const fn because(last: Option<io::Error>) -> Self {
+        Self(last)
+    }
+}
+
 impl fmt::Display for NotOpen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -69,7 +75,17 @@ pub(crate) async fn connect_if_open(to: &[SocketAddr]) -> Option<TcpStream> {
     timeout(FIRST_TRY, connected).await.ok().flatten()
 }
 
-/// Attempts to connect that follow one another.
+/// Attempts to connect.
+pub(crate) trait Connecting {
+    /// Makes one attempt at once, where the door is said to be open.
+    fn at_once(&mut self, peer: SocketAddr);
+    /// The first that succeeds. It may be dropped and asked again.
+    async fn connected(&mut self) -> (TcpStream, SocketAddr);
+    /// Why none did.
+    fn give_up(self) -> NotOpen;
+}
+
+/// Attempts from any port, which overtake one another.
 pub(crate) struct Attempts {
     to: Vec<SocketAddr>,
     under_way: JoinSet<Attempt>,
@@ -85,15 +101,34 @@ impl Attempts {
         Self { to, under_way, gap: FIRST_GAP, next, last: None }
     }
 
-    /// Makes one attempt at once, where the door is said to be open; the others follow as at the beginning.
-    pub(crate) fn at_once(&mut self, peer: SocketAddr) {
+    fn begin(&mut self, peer: SocketAddr) {
+        self.under_way.spawn(async move {
+            let unanswered = |_| Err(io::ErrorKind::TimedOut.into());
+            (peer, timeout(ATTEMPT_LIMIT, TcpStream::connect(peer)).await.unwrap_or_else(unanswered))
+        });
+    }
+
+    fn judge(&mut self, ended: Result<Attempt, JoinError>) -> Option<(TcpStream, SocketAddr)> {
+        match ended {
+            Ok((peer, Ok(stream))) if !is_own_echo(&stream, peer) => return Some((stream, peer)),
+            // Unanswered in time; the next attempt is on its way.
+            Ok((_, Err(error))) if error.kind() == io::ErrorKind::TimedOut => {}
+            Ok((_, Err(error))) => self.last = Some(error),
+            _ => {}
+        }
+        None
+    }
+}
+
+impl Connecting for Attempts {
+    /// The others follow as at the beginning.
+    fn at_once(&mut self, peer: SocketAddr) {
         self.begin(peer);
         self.gap = FIRST_GAP;
         self.next = Instant::now() + self.gap;
     }
 
-    /// The first that succeeds. It may be dropped and asked again.
-    pub(crate) async fn connected(&mut self) -> (TcpStream, SocketAddr) {
+    async fn connected(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             let next = self.next;
             tokio::select! {
@@ -113,27 +148,8 @@ impl Attempts {
         }
     }
 
-    /// Why none did.
-    pub(crate) fn give_up(self) -> NotOpen {
+    fn give_up(self) -> NotOpen {
         NotOpen(self.last)
-    }
-
-    fn begin(&mut self, peer: SocketAddr) {
-        self.under_way.spawn(async move {
-            let unanswered = |_| Err(io::ErrorKind::TimedOut.into());
-            (peer, timeout(ATTEMPT_LIMIT, TcpStream::connect(peer)).await.unwrap_or_else(unanswered))
-        });
-    }
-
-    fn judge(&mut self, ended: Result<Attempt, JoinError>) -> Option<(TcpStream, SocketAddr)> {
-        match ended {
-            Ok((peer, Ok(stream))) if !is_own_echo(&stream, peer) => return Some((stream, peer)),
-            // Unanswered in time; the next attempt is on its way.
-            Ok((_, Err(error))) if error.kind() == io::ErrorKind::TimedOut => {}
-            Ok((_, Err(error))) => self.last = Some(error),
-            _ => {}
-        }
-        None
     }
 }
 

@@ -166,6 +166,18 @@ pub enum Error {
     #[error(transparent)]
     Refused(Box<Refused>),
 
+    /// `--exact` where it cannot work.
+    #[error(
+        "address translation on the way changes the source port (the gate saw {seen} for {from}), so that --exact cannot \
+         work here; leave it out, or say --exact=prefer"
+    )]
+    PortTranslated {
+        /// Where the knock left from.
+        from: u16,
+        /// Where the gate saw it come from.
+        seen: u16,
+    },
+
     /// An import over a gate that is there.
     #[error("{} has a gate {name} already; give another name, or --force to replace it", .path.display())]
     Exists {
@@ -226,6 +238,7 @@ impl Error {
             | Self::Unwritable { .. }
             | Self::Broken(_)
             | Self::System { .. }
+            | Self::PortTranslated { .. }
             | Self::NoRandom => 1,
         }
     }

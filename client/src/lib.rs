@@ -6,15 +6,15 @@
 //!  cli ──▶ config ──▶ resolve ──▶ source ──▶ knock ~~~UDP~~~▶ gate
 //!  what    Profile    addresses   whom to    seal, send         │ opens
 //!  to do   (secret)      │        let in        ▲               │
-//!               ▲        │                   rounds             │
-//!               │        │        clock      again and again    │
-//!               │        │       its offset     │               │
-//!               │        │          ▲           ▼               │
-//!               │        │          └───────  reply ◀~~~UDP~~~~─┤
+//!               ▲        │        clock      rounds             │
+//!               │        │        its        again and again    │
+//!               │        │        offset        ▼               │
+//!               │        │          ▲ ──────  reply ◀~~~UDP~~~~─┤
 //!               │        │                    open, decide      │
 //!               │        └────▶ sequence ~~SYN, UDP~▶ knockd ~──┤
 //!               │        (course)  touch ports                  ▼
-//!               ▲                            connect ───TCP───▶ service
+//!               │                            connect ───TCP───▶ service
+//!               │                            (exact: from one port)
 //!               │                               │
 //!            command: import, gates             └──▶ splice ◀──▶ stdin, stdout
 //! ```
@@ -48,6 +48,8 @@ mod course;
 mod sequence;
 
 mod connect;
+
+mod exact;
 
 mod splice;
 

@@ -175,6 +175,11 @@ impl<'a> Rounds<'a> {
         self.round()
     }
 
+    /// Whether what opens is for one source port.
+    pub(crate) const fn is_exact(&self) -> bool {
+        self.manner.from_port.is_some()
+    }
+
     /// Knocks no more by itself; what comes back for earlier knocks is still heard.
     pub(crate) const fn rest(&mut self) {
         self.next = None;

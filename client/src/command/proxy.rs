@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,10 +18,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::cli::{Cli, ProxyArgs};
-use crate::connect::{Attempts, connect, connect_if_open};
+use crate::cli::{Cli, Exact, ProxyArgs};
+use crate::connect::{Attempts, Connecting, connect, connect_if_open};
 use crate::course::Course;
 use crate::error::{Advice, Error};
+use crate::exact::{ExactAttempts, SourcePort};
 use crate::gate::Gate;
 use crate::report::{Report, joined, warn_of_clock};
 use crate::resolve::{Resolved, resolve};
@@ -33,6 +35,9 @@ use find::{Way, find_gate, find_way, hosts};
 /// How long a port that is said to be open may let no connection in, before it is knocked for again: somebody may have
 /// closed it meanwhile. It doubles each time.
 const OPEN_IN_VAIN: Duration = Duration::from_secs(1);
+/// How long an answer may take before a connection from the stated port is tried without it: attempts from one port
+/// disturb one another.
+const EXACT_UNANSWERED: Duration = Duration::from_secs(1);
 /// How long the proxy goes on when everybody else has gone, until what it opened is closed.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -51,6 +56,9 @@ pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<Report, Error> {
         Way::Knock(..) => (None, options.family),
         Way::Sequence(_) if args.close_on_exit => {
             return Err(Error::Usage("a sequence cannot close: leave --close-on-exit out".into()));
+        }
+        Way::Sequence(_) if args.exact.is_some() => {
+            return Err(Error::Usage("a sequence says no source port: leave --exact out".into()));
         }
         Way::Sequence(sequence) => args.how.of_sequence(sequence.ports.are_bound())?,
     };
@@ -72,7 +80,7 @@ pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<Report, Error> {
             if args.close_on_exit || entry.close_on_exit {
                 return carry_and_close(&ask, end).await;
             }
-            carry(knock(&ask, end).await?).await
+            carry(open(&ask, end).await?).await
         }
         Way::Sequence(sequence) => {
             let course = Course::new(&sequence.ports, source, false)?;
@@ -91,9 +99,19 @@ struct Ask<'a> {
 }
 
 impl<'a> Ask<'a> {
-    fn begin(&self, request: Request) -> Result<Rounds<'a>, Error> {
-        let addresses = self.resolved.addresses.iter().copied();
-        Rounds::begin(&self.gate.knocker, request, addresses, &self.gate.profile().ports, self.manner)
+    fn open(&self, from_port: Option<NonZeroU16>) -> Result<Rounds<'a>, Error> {
+        let (services, window) = (self.services.clone(), self.window);
+        self.begin(Request::Open { services, window, from_port }, from_port)
+    }
+
+    fn close(&self) -> Result<Rounds<'a>, Error> {
+        self.begin(Request::Close { services: self.services.clone() }, None)
+    }
+
+    fn begin(&self, request: Request, from_port: Option<NonZeroU16>) -> Result<Rounds<'a>, Error> {
+        let (addresses, ports) = (self.resolved.addresses.iter().copied(), &self.gate.profile().ports);
+        let manner = Manner { from_port, ..self.manner };
+        Rounds::begin(&self.gate.knocker, request, addresses, ports, manner)
     }
 }
 
@@ -115,7 +133,7 @@ async fn carry_and_close(ask: &Ask<'_>, end: End<'_>) -> Result<Report, Error> {
     let mut hangup = signal(SignalKind::hangup()).map_err(denied)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(denied)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(denied)?;
-    let carrying = async { carry(knock(ask, end).await?).await };
+    let carrying = async { carry(open(ask, end).await?).await };
     let carried = tokio::select! {
         carried = carrying => carried,
         _ = hangup.recv() => Ok(Report::Carried),
@@ -133,7 +151,7 @@ async fn carry_and_close(ask: &Ask<'_>, end: End<'_>) -> Result<Report, Error> {
         }
     }
     let closing = async {
-        let mut rounds = ask.begin(Request::Close { services: ask.services.clone() })?;
+        let mut rounds = ask.close()?;
         if ask.gate.answers() { rounds.decision().await.map(drop) } else { rounds.repeat().await }
     };
     // What could not be closed ends with its window, and nobody is left to be told.
@@ -141,12 +159,47 @@ async fn carry_and_close(ask: &Ask<'_>, end: End<'_>) -> Result<Report, Error> {
     carried
 }
 
-/// Knocks, and connects when the gate says so, or when the port lets a connection in all the same.
-async fn knock(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
-    let gate = ask.gate;
-    let (services, window) = (ask.services.clone(), ask.window);
-    let mut rounds = ask.begin(Request::Open { services, window, from_port: None })?;
-    let mut attempts = Attempts::new(end.doors(&knocked(&rounds.destinations)));
+/// Knocks and connects, from any port or from the one that was stated.
+async fn open(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
+    match end.args.exact {
+        None => open_to_any_port(ask, end).await,
+        Some(Exact::Only) => open_exactly(ask, end).await,
+        Some(Exact::Prefer) => {
+            // The rest of the time is for the other way.
+            let third = End { at: Instant::now() + end.args.timeout / 3, ..end };
+            match open_exactly(ask, third).await {
+                Err(Error::PortTranslated { .. } | Error::InVain { .. } | Error::System { .. }) => {
+                    open_to_any_port(ask, end).await
+                }
+                opened => opened,
+            }
+        }
+    }
+}
+
+async fn open_to_any_port(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
+    let rounds = ask.open(None)?;
+    let attempts = Attempts::new(end.doors(&knocked(&rounds.destinations)));
+    connect_when_open(ask.gate, rounds, attempts, end).await
+}
+
+async fn open_exactly(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
+    let port = SourcePort::take(&end.doors(&ask.resolved.addresses));
+    let port =
+        port.map_err(|source| Error::System { what: "cannot take a source port for --exact", source })?;
+    let rounds = ask.open(Some(port.number()))?;
+    let begin = if ask.gate.answers() { EXACT_UNANSWERED } else { Duration::ZERO };
+    let attempts = ExactAttempts::new(port, end.doors(&knocked(&rounds.destinations)), begin);
+    connect_when_open(ask.gate, rounds, attempts, end).await
+}
+
+/// Connects when the gate says that it is open, or when the port lets a connection in all the same.
+async fn connect_when_open(
+    gate: &Gate,
+    mut rounds: Rounds<'_>,
+    mut attempts: impl Connecting,
+    end: End<'_>,
+) -> Result<TcpStream, Error> {
     let (mut is_open, mut patience) = (false, OPEN_IN_VAIN);
     let mut again = None;
     loop {
@@ -159,6 +212,10 @@ async fn knock(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
                     Outcome::Refused(_) if is_open => {}
                     Outcome::Refused(refusal) => return Err(gate.refused(refusal, reply)),
                     _ if again.is_some() => {}
+                    _ if rounds.is_exact() && reply.answer.seen.port() != reply.from.port() => {
+                        let (from, seen) = (reply.from.port(), reply.answer.seen.port());
+                        return Err(Error::PortTranslated { from, seen });
+                    }
                     _ => {
                         if !is_open {
                             warn_of_clock(reply.offset);
