@@ -13,11 +13,12 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_proto::profile::Host;
 use postern_proto::{GateName, NameError, ServiceName, Window};
 
 use crate::error::Error;
+use crate::gate::Options;
 use crate::report;
 use crate::resolve::Family;
 use crate::source::SourceChoice;
@@ -33,7 +34,8 @@ Exit codes:
   2  bad usage
   3  bad configuration or key
   4  cannot resolve or send
-  5  waited in vain";
+  5  waited in vain
+  6  the gate refused";
 
 const SEQUENCE_USAGE: &str = "\
 postern sequence [OPTIONS] <HOST> <STEP>...
@@ -52,8 +54,8 @@ To be found by:
 
 /// Knocks at a Postern gate: one encrypted UDP packet opens a hidden port for a timed window.
 ///
-/// A gate never answers a knock. "Sent" means that the packet left this host; --wait and "postern proxy" find out whether the
-/// door is open by going through it.
+/// A gate answers a client's knock, unless its administrator has turned that off, and nobody else's. Without answers, "sent"
+/// means that the packet left this host; --wait and "postern proxy" find out whether the door is open by going through it.
 #[derive(Parser)]
 #[command(name = "postern", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 #[command(arg_required_else_help = false)]
@@ -76,6 +78,9 @@ pub(crate) enum Command {
     /// Ask a gate to open services to this host
     #[command(after_help = EXIT_CODES)]
     Knock(KnockArgs),
+    /// Ask a gate to close again what it has open for this host
+    #[command(after_help = EXIT_CODES)]
+    Close(CloseArgs),
     /// Knock, connect and carry stdin and stdout: ssh's ProxyCommand
     ///
     /// Where no service of the gate has the port, and a sequence of the gate opens it, that is sent instead of a knock.
@@ -128,8 +133,25 @@ pub(crate) struct KnockArgs {
     /// Does not go with --wait, whose own connections would use the port up.
     #[arg(long, value_name = "PORT", conflicts_with = "wait")]
     pub(crate) from_port: Option<NonZeroU16>,
+    /// Wait for the gate's answer this long at most, and knock anew meanwhile
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "4")]
+    pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) how: HowArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct CloseArgs {
+    /// A gate of the configuration, or "-": the profile in --profile-file or in POSTERN_PROFILE
+    pub(crate) gate: Gate,
+    /// The services to close [default: all of the gate's profile]
+    #[arg(value_name = "SERVICE")]
+    pub(crate) services: Vec<ServiceName>,
+    /// Wait for the gate's answer this long at most, and knock anew meanwhile
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "4")]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) aim: AimArgs,
 }
 
 #[derive(Args)]
@@ -145,6 +167,18 @@ pub(crate) struct ProxyArgs {
     /// Give up when there is no connection after this long
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "15")]
     pub(crate) timeout: Duration,
+    /// Knock only when the port does not let a connection in at once
+    #[arg(long)]
+    pub(crate) lazy: bool,
+    /// Have the gate let in this one connection only, by its source port
+    ///
+    /// Nobody else behind the same address translation can then use what was opened. Where the translation changes the
+    /// port, this fails, and "prefer" knocks again for any port. It does not go with a sequence.
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "only")]
+    pub(crate) exact: Option<Exact>,
+    /// Close at the end what the knock opened; close-on-exit = true in the configuration says the same
+    #[arg(long)]
+    pub(crate) close_on_exit: bool,
     #[command(flatten)]
     pub(crate) how: HowArgs,
 }
@@ -155,6 +189,13 @@ pub(crate) struct HowArgs {
     /// Ask for this window, such as 30s or 10m [default: the service's own]
     #[arg(long)]
     pub(crate) window: Option<Window>,
+    #[command(flatten)]
+    pub(crate) aim: AimArgs,
+}
+
+/// Where to knock at, and from where.
+#[derive(Args)]
+pub(crate) struct AimArgs {
     /// Whom to let in: auto, observed, or an IP address
     ///
     /// "auto" states this host's address where it is a global one, and otherwise leaves it to the gate to observe where
@@ -162,7 +203,9 @@ pub(crate) struct HowArgs {
     /// then lets in nobody else. With an IP address, only addresses of its family are knocked at.
     #[arg(long, default_value = "auto")]
     source: SourceChoice,
-    /// Knock this many times, 100 ms apart, for networks that lose packets; each knock is a fresh one
+    /// Knock this many times, 100 ms apart, or until the gate answers; each knock is a fresh one
+    ///
+    /// For networks that lose packets. A gate that answers, and did not, is knocked at again in any case.
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=20))]
     pub(crate) repeat: u8,
     /// Knock at IPv4 addresses only
@@ -194,6 +237,15 @@ pub(crate) struct ImportArgs {
     pub(crate) addresses: Vec<Host>,
 }
 
+/// What to do where a connection cannot be from the port that was stated.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Exact {
+    /// Fail
+    Only,
+    /// Connect from any port
+    Prefer,
+}
+
 /// A gate of the configuration, or the profile at hand.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Gate {
@@ -211,25 +263,38 @@ impl FromStr for Gate {
 }
 
 impl HowArgs {
-    /// The source and the one family, if any, that it and `-4` and `-6` leave.
-    pub(crate) fn source_and_family(&self) -> Result<(SourceChoice, Option<Family>), Error> {
-        let family = family_with(self.stated(), one_family(self.ipv4, self.ipv6))?;
-        Ok((self.source, family))
+    /// How to knock, and how long to wait for the answer.
+    pub(crate) fn options(&self, timeout: Duration) -> Result<Options, Error> {
+        Ok(Options { window: self.window, ..self.aim.options(timeout)? })
     }
 
     /// For a sequence the address that the gate will see, where that was stated, and the one family, if any, that is left.
     /// It can say nothing else of this; and the address only where it is bound to it.
     pub(crate) fn of_sequence(&self, is_bound: bool) -> Result<(Option<IpAddr>, Option<Family>), Error> {
-        let (source, family) = self.source_and_family()?;
-        let (stated, is_auto) = (self.stated(), source == SourceChoice::Auto);
+        let (source, family) = self.aim.source_and_family()?;
+        let (stated, is_auto) = (self.aim.stated(), source == SourceChoice::Auto);
         let takes_source = is_auto || is_bound && stated.is_some();
-        if self.window.is_some() || !takes_source || self.repeat > 1 {
+        if self.window.is_some() || !takes_source || self.aim.repeat > 1 {
             return Err(Error::Usage(
                 "a sequence says neither window nor source, and is sent once: leave --window, --source and --repeat out"
                     .into(),
             ));
         }
         Ok((stated, family))
+    }
+}
+
+impl AimArgs {
+    /// How to knock, and how long to wait for the answer.
+    pub(crate) fn options(&self, timeout: Duration) -> Result<Options, Error> {
+        let (source, family) = self.source_and_family()?;
+        Ok(Options { source, family, repeat: self.repeat, timeout, ..Options::default() })
+    }
+
+    /// The source and the one family, if any, that it and `-4` and `-6` leave.
+    fn source_and_family(&self) -> Result<(SourceChoice, Option<Family>), Error> {
+        let family = family_with(self.stated(), one_family(self.ipv4, self.ipv6))?;
+        Ok((self.source, family))
     }
 
     const fn stated(&self) -> Option<IpAddr> {
@@ -286,18 +351,6 @@ impl NotRun {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
-        }
-    }
-}
-
-#[cfg(test)]
-impl HowArgs {
-    /// Without any option.
-    pub(crate) fn plain() -> Self {
-        let line = ["postern", "proxy", "host", "22"];
-        match Cli::parse_from(line).command {
-            Command::Proxy(args) => args.how,
-            _ => unreachable!("the line says proxy"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The commands: each reads what it needs from the command line and the configuration, and walks the rooms.
 
+mod close;
 mod completions;
 mod doors;
 mod gates;
@@ -12,12 +13,14 @@ mod ssh_config;
 
 use std::future::Future;
 
-use postern_proto::Profile;
+use postern_proto::{Profile, Source};
 
-use crate::cli::{Cli, Command, Gate, HowArgs};
-use crate::config::{Config, Origin, lacks, locate};
+use crate::cli::{AimArgs, Cli, Command, Gate as Which};
+use crate::config::{Origin, lacks, locate};
 use crate::error::Error;
-use crate::report::{Report, be_quiet};
+use crate::gate::{Gate, Sending};
+use crate::report::{FailedReport, KnockedReport, Report, be_quiet, say};
+use crate::rounds::Destination;
 
 /// Does what the command line says.
 ///
@@ -32,6 +35,7 @@ pub fn run(cli: &Cli) -> Result<Report, Error> {
     }
     match &cli.command {
         Command::Knock(args) => wait_for(knock::run(cli, args)),
+        Command::Close(args) => wait_for(close::run(cli, args)),
         Command::Sequence(args) => wait_for(sequence::run(cli, args)),
         Command::Proxy(args) => {
             if cli.json {
@@ -39,8 +43,7 @@ pub fn run(cli: &Cli) -> Result<Report, Error> {
                     "--json does not go with proxy: its stdout is the connection's".into(),
                 ));
             }
-            let stream = wait_for(proxy::run(cli, args))?;
-            proxy::carry(&stream)
+            wait_for(proxy::run(cli, args))
         }
         Command::Import(args) => import::run(&locate(cli.config.as_deref())?, args),
         Command::Gates => gates::run(&locate(cli.config.as_deref())?),
@@ -50,7 +53,8 @@ pub fn run(cli: &Cli) -> Result<Report, Error> {
     }
 }
 
-/// Runs a future on this thread. A name look-up that is still under way is left behind, for it cannot be stopped.
+/// Runs a future on this thread. A name look-up that is still under way, or a reading of stdin, is left behind, for it
+/// cannot be stopped.
 pub(crate) fn wait_for<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -61,9 +65,33 @@ pub(crate) fn wait_for<T>(future: impl Future<Output = Result<T, Error>>) -> Res
     outcome
 }
 
+/// Names and addresses that no knock could be sent to; people are told of them at once.
+fn failures(cli: &Cli, sending: &Sending<'_>) -> Vec<FailedReport> {
+    let failed: Vec<_> = sending.failures().map(|(host, message)| FailedReport { host, message }).collect();
+    if !cli.json {
+        for FailedReport { host, message } in &failed {
+            say(&format!("not knocked at {host}: {message}"));
+        }
+    }
+    failed
+}
+
+/// Where knocks went.
+fn knocks(sending: &Sending<'_>) -> Vec<KnockedReport> {
+    let report = |destination: &Destination| {
+        let source = match destination.source? {
+            Source::Observed => "observed".to_owned(),
+            Source::Stated(address) => address.to_string(),
+        };
+        let (address, port) = (destination.to.ip(), destination.to.port());
+        Some(KnockedReport { address, port, sent: destination.sent, source })
+    };
+    sending.destinations().iter().filter_map(report).collect()
+}
+
 /// The profile of the gate `-`: it needs neither configuration nor home.
-fn at_hand(how: &HowArgs) -> Result<Profile, Error> {
-    let origin = Origin::at_hand(how.profile_file.as_deref());
+fn at_hand(aim: &AimArgs) -> Result<Profile, Error> {
+    let origin = Origin::at_hand(aim.profile_file.as_deref());
     let profile = origin.profile()?.ok_or(Error::NoProfile)?;
     match lacks(&profile) {
         Some(lack) => {
@@ -74,8 +102,8 @@ fn at_hand(how: &HowArgs) -> Result<Profile, Error> {
 }
 
 /// `--profile-file` beside the name of a gate would go unread.
-fn no_profile_file(how: &HowArgs) -> Result<(), Error> {
-    match how.profile_file {
+fn no_profile_file(aim: &AimArgs) -> Result<(), Error> {
+    match aim.profile_file {
         Some(_) => {
             Err(Error::Usage("--profile-file is the profile of the gate \"-\": name that gate".into()))
         }
@@ -83,17 +111,13 @@ fn no_profile_file(how: &HowArgs) -> Result<(), Error> {
     }
 }
 
-/// The profile of a gate, and what to call it in messages.
-fn profile_of(cli: &Cli, gate: &Gate, how: &HowArgs) -> Result<(String, Profile), Error> {
+/// The gate that the command line names.
+fn gate_of(cli: &Cli, gate: &Which, aim: &AimArgs) -> Result<Gate, Error> {
     match gate {
-        Gate::AtHand => Ok(("-".to_owned(), at_hand(how)?)),
-        Gate::Named(name) => {
-            no_profile_file(how)?;
-            let path = locate(cli.config.as_deref())?;
-            let gate = Config::load(&path)?.into_gate(name, &path)?;
-            let known = gate.sequences.keys().map(ToString::to_string).collect();
-            let profile = gate.profile.ok_or_else(|| Error::NoKnock { gate: name.clone(), known })?;
-            Ok((name.to_string(), profile))
+        Which::AtHand => Ok(Gate::new("-".to_owned(), at_hand(aim)?)),
+        Which::Named(name) => {
+            no_profile_file(aim)?;
+            Gate::load(name, cli.config.as_deref())
         }
     }
 }

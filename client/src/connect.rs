@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// From the knock to the first attempt: a gate on the same network opens in about this time.
 const FIRST_GAP: Duration = Duration::from_millis(5);
@@ -21,9 +21,18 @@ const LAST_GAP: Duration = Duration::from_millis(500);
 /// How long one attempt may take: several times the round trip of a slow path.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(3);
 
+/// How long a port may take to answer that need not be opened first.
+const FIRST_TRY: Duration = Duration::from_millis(300);
+
 /// No connection while there was time, and why the last attempt that was answered at all failed.
 #[derive(Debug)]
 pub(crate) struct NotOpen(Option<io::Error>);
+
+impl NotOpen {
+    pub(crate) const fn because(last: Option<io::Error>) -> Self {
+        Self(last)
+    }
+}
 
 impl fmt::Display for NotOpen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,29 +51,110 @@ pub(crate) async fn connect(
     to: &[SocketAddr],
     deadline: Instant,
 ) -> Result<(TcpStream, SocketAddr), NotOpen> {
-    let mut attempts = JoinSet::new();
-    let mut gap = FIRST_GAP;
-    let mut next = Instant::now() + gap;
-    let mut last = None;
-    loop {
-        tokio::select! {
-            Some(attempt) = attempts.join_next() => match attempt {
-                Ok((peer, Ok(Ok(stream)))) if !is_own_echo(&stream, peer) => return Ok((stream, peer)),
-                Ok((_, Ok(Err(error)))) => last = Some(error),
-                // Unanswered in time; the next attempt is on its way.
-                _ => {}
-            },
-            () = sleep_until(deadline) => return Err(NotOpen(last)),
-            () = sleep_until(next) => {
-                for &peer in to {
-                    attempts.spawn(async move { (peer, timeout(ATTEMPT_LIMIT, TcpStream::connect(peer)).await) });
+    let mut attempts = Attempts::new(to.to_vec());
+    match timeout_at(deadline, attempts.connected()).await {
+        Ok(connected) => Ok(connected),
+        Err(_) => Err(attempts.give_up()),
+    }
+}
+
+/// A connection to one of the addresses that answers without being opened first.
+pub(crate) async fn connect_if_open(to: &[SocketAddr]) -> Option<TcpStream> {
+    let mut attempts = Attempts::new(Vec::new());
+    for &peer in to {
+        attempts.begin(peer);
+    }
+    let connected = async {
+        while let Some(ended) = attempts.under_way.join_next().await {
+            if let Some((stream, _)) = attempts.judge(ended) {
+                return Some(stream);
+            }
+        }
+        None
+    };
+    timeout(FIRST_TRY, connected).await.ok().flatten()
+}
+
+/// Attempts to connect.
+pub(crate) trait Connecting {
+    /// Makes one attempt at once, where the door is said to be open.
+    fn at_once(&mut self, peer: SocketAddr);
+    /// The first that succeeds. It may be dropped and asked again.
+    async fn connected(&mut self) -> (TcpStream, SocketAddr);
+    /// Why none did.
+    fn give_up(self) -> NotOpen;
+}
+
+/// Attempts from any port, which overtake one another.
+pub(crate) struct Attempts {
+    to: Vec<SocketAddr>,
+    under_way: JoinSet<Attempt>,
+    gap: Duration,
+    next: Instant,
+    last: Option<io::Error>,
+}
+
+impl Attempts {
+    /// To all of these addresses, beginning soon.
+    pub(crate) fn new(to: Vec<SocketAddr>) -> Self {
+        let (under_way, next) = (JoinSet::new(), Instant::now() + FIRST_GAP);
+        Self { to, under_way, gap: FIRST_GAP, next, last: None }
+    }
+
+    fn begin(&mut self, peer: SocketAddr) {
+        self.under_way.spawn(async move {
+            let unanswered = |_| Err(io::ErrorKind::TimedOut.into());
+            (peer, timeout(ATTEMPT_LIMIT, TcpStream::connect(peer)).await.unwrap_or_else(unanswered))
+        });
+    }
+
+    fn judge(&mut self, ended: Result<Attempt, JoinError>) -> Option<(TcpStream, SocketAddr)> {
+        match ended {
+            Ok((peer, Ok(stream))) if !is_own_echo(&stream, peer) => return Some((stream, peer)),
+            // Unanswered in time; the next attempt is on its way.
+            Ok((_, Err(error))) if error.kind() == io::ErrorKind::TimedOut => {}
+            Ok((_, Err(error))) => self.last = Some(error),
+            _ => {}
+        }
+        None
+    }
+}
+
+impl Connecting for Attempts {
+    /// The others follow as at the beginning.
+    fn at_once(&mut self, peer: SocketAddr) {
+        self.begin(peer);
+        self.gap = FIRST_GAP;
+        self.next = Instant::now() + self.gap;
+    }
+
+    async fn connected(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            let next = self.next;
+            tokio::select! {
+                Some(ended) = self.under_way.join_next() => {
+                    if let Some(connected) = self.judge(ended) {
+                        return connected;
+                    }
                 }
-                gap = (gap * 3 / 2).min(LAST_GAP);
-                next = Instant::now() + gap;
+                () = sleep_until(next) => {
+                    for peer in self.to.clone() {
+                        self.begin(peer);
+                    }
+                    self.gap = (self.gap * 3 / 2).min(LAST_GAP);
+                    self.next = Instant::now() + self.gap;
+                }
             }
         }
     }
+
+    fn give_up(self) -> NotOpen {
+        NotOpen(self.last)
+    }
 }
+
+/// What became of one attempt.
+type Attempt = (SocketAddr, io::Result<TcpStream>);
 
 /// On loopback, a socket that happens to get the port it connects to as its own is connected to itself (TCP's
 /// simultaneous open), with nobody listening at all.

@@ -9,6 +9,8 @@ use postern_proto::payload::ServicesError;
 use postern_proto::profile::{PREFIX, ProfileError};
 use postern_proto::{GateName, SequenceName, ServiceName, TextError};
 
+use crate::refused::Refused;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -179,6 +181,22 @@ pub enum Error {
         advice: Advice,
     },
 
+    /// The gate answered that it does not.
+    #[error(transparent)]
+    Refused(Box<Refused>),
+
+    /// `--exact` where it cannot work.
+    #[error(
+        "address translation on the way changes the source port (the gate saw {seen} for {from}), so that --exact cannot \
+         work here; leave it out, or say --exact=prefer"
+    )]
+    PortTranslated {
+        /// Where the knock left from.
+        from: u16,
+        /// Where the gate saw it come from.
+        seen: u16,
+    },
+
     /// An import over a gate that is there.
     #[error("{} has a gate {name} already; give another name, or --force to replace it", .path.display())]
     Exists {
@@ -236,10 +254,12 @@ impl Error {
             | Self::UnknownPort { .. } => 3,
             Self::Unresolved(_) | Self::Unsent(_) => 4,
             Self::InVain { .. } => 5,
+            Self::Refused(_) => 6,
             Self::Exists { .. }
             | Self::Unwritable { .. }
             | Self::Broken(_)
             | Self::System { .. }
+            | Self::PortTranslated { .. }
             | Self::NoRandom => 1,
         }
     }
@@ -256,8 +276,12 @@ impl Error {
 /// What may be wrong when nothing opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
-    /// After a knock.
+    /// After a knock at a gate that does not answer.
     Knock,
+    /// After a knock at a gate that answers, and did not.
+    Unanswered,
+    /// After the gate said that it is open.
+    Opened,
     /// After a sequence.
     Sequence,
 }
@@ -265,7 +289,9 @@ pub enum Advice {
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Knock => "a gate never says why, but its log does (is this host's clock right?)",
+            Self::Knock => "this gate does not say why, but its log does (is this host's clock right?)",
+            Self::Unanswered => "is the gate running, this host's clock right, and UDP let through?",
+            Self::Opened => "the gate says that it is open: is anything listening there?",
             Self::Sequence => {
                 "a step may be wrong, or have been lost or overtaken on its way (a longer --delay?)"
             }

@@ -3,146 +3,110 @@
 //! Every datagram is sealed anew, with its own time and nonce: a gate lets each knock in once, so that a copy would be
 //! refused as replayed, and two copies on the wire could be told to be the same knock. Every datagram leaves from its
 //! own socket too: no common port links them, and no ICMP error that an earlier one drew is reported for a later one.
+//! The socket stays with the knock, for the answer comes to it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU16;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
 use postern_proto::datagram::NONCE_LEN;
 use postern_proto::{
-    ClientKeys, GateKeys, Nonce, Payload, Profile, Proof, Request, Services, Source, Window, seal,
+    ClientKeys, Datagram, GateKeys, KNOCK_LEN, Nonce, Payload, Profile, Proof, Request, Source, UsedNonce,
+    WallTime, seal,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::time::sleep;
+use tokio::time::Instant;
 
+use crate::clock::{Clock, host_time};
 use crate::error::Error;
 use crate::source::SourceChoice;
 
-/// Time between repeated knocks: longer than a burst of loss on most links.
-const REPEAT_GAP: Duration = Duration::from_millis(100);
-
-/// Knocks at one gate, always for the same thing.
+/// Knocks at one gate, for one client.
 pub(crate) struct Knocker {
-    gate: GateKeys,
-    client: ClientKeys,
-    source: SourceChoice,
-    request: Request,
+    keys: Arc<Keys>,
+    pub(crate) clock: Clock,
     random: SystemRandom,
 }
 
-/// What to ask a gate for.
-pub(crate) struct Ask {
-    pub(crate) services: Services,
-    /// The service's own window when absent.
-    pub(crate) window: Option<Window>,
-    /// Any source port when absent.
-    pub(crate) from_port: Option<NonZeroU16>,
-    pub(crate) source: SourceChoice,
+/// What a knock is sealed with, and its answer opened.
+pub(crate) struct Keys {
+    pub(crate) gate: GateKeys,
+    pub(crate) client: ClientKeys,
 }
 
-/// One address and port of a gate, and what became of the knocks there.
-pub(crate) struct Destination {
+/// A knock that left this host.
+pub(crate) struct Knock {
     pub(crate) to: SocketAddr,
-    /// How many knocks left this host.
-    pub(crate) sent: u8,
-    /// Whom they asked to let in; absent while none left.
-    pub(crate) source: Option<Source>,
-    /// Why the last that did not leave did not.
-    error: Option<io::Error>,
+    /// Where it left from, and where its answer comes to.
+    pub(crate) from: SocketAddr,
+    /// Whom it asks to let in.
+    pub(crate) source: Source,
+    pub(crate) nonce: UsedNonce,
+    /// When it was sent, by this host's clock.
+    pub(crate) sent_at: WallTime,
+    pub(crate) sent: Instant,
+    /// Connected: what anybody else sends does not arrive.
+    pub(crate) socket: UdpSocket,
 }
 
 impl Knocker {
     /// Derives the profile's keys; the secret itself is not kept.
-    pub(crate) fn new(profile: &Profile, ask: Ask) -> Self {
-        let Ask { services, window, from_port, source } = ask;
-        Self {
-            gate: GateKeys::derive(&profile.gate),
-            client: ClientKeys::derive(&profile.gate, &profile.secret),
-            source,
-            request: Request::Open { services, window, from_port },
-            random: SystemRandom::new(),
-        }
+    pub(crate) fn new(profile: &Profile) -> Self {
+        let gate = GateKeys::derive(&profile.gate);
+        let client = ClientKeys::derive(&profile.gate, &profile.secret);
+        let (clock, random) = (Clock::default(), SystemRandom::new());
+        Self { keys: Arc::new(Keys { gate, client }), clock, random }
     }
 
-    /// Sends one knock to every port of every address.
+    pub(crate) fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys)
+    }
+
+    /// Sends one knock; `from_port` is the local port to send it from, where that is free.
+    ///
+    /// The socket is connected first, so that the kernel's route says which local address the knock leaves from.
     ///
     /// # Errors
-    /// [`Error::Unsent`] when not one of them left this host; [`Error::NoRandom`].
-    pub(crate) fn knock(
+    /// [`Error::NoRandom`]; and within, why it did not leave.
+    pub(crate) fn send(
         &self,
-        addresses: impl IntoIterator<Item = IpAddr>,
-        ports: &[NonZeroU16],
-    ) -> Result<Vec<Destination>, Error> {
-        let mut destinations = Vec::new();
-        for address in addresses {
-            for port in ports {
-                let to = SocketAddr::new(address, port.get());
-                let mut destination = Destination { to, sent: 0, source: None, error: None };
-                self.knock_once(&mut destination)?;
-                destinations.push(destination);
-            }
-        }
-        if destinations.iter().any(|destination| destination.sent > 0) {
-            return Ok(destinations);
-        }
-        let failures = destinations.iter().filter_map(Destination::failure);
-        Err(Error::Unsent(failures.map(|(to, error)| format!("{to}: {error}")).collect()))
+        to: SocketAddr,
+        request: &Request,
+        source: SourceChoice,
+        from_port: Option<NonZeroU16>,
+    ) -> Result<io::Result<Knock>, Error> {
+        let socket = match connected_from(to, from_port) {
+            Ok(socket) => socket,
+            Err(error) => return Ok(Err(error)),
+        };
+        let from = match socket.local_addr() {
+            Ok(from) => from,
+            Err(error) => return Ok(Err(error)),
+        };
+        let source = source.source(from.ip());
+        let datagram = self.seal(request, source, self.clock.now())?;
+        let nonce = *Datagram::from(&datagram).nonce();
+        let (sent_at, sent) = (host_time(), Instant::now());
+        let sending = socket.send(&datagram);
+        Ok(sending.map(|_| Knock { to, from, source, nonce, sent_at, sent, socket }))
     }
 
-    /// Sends so many more knocks to each destination, each time after a pause.
+    /// A new knock, dated `at`.
     ///
     /// # Errors
-    /// [`Error::NoRandom`]; a destination that cannot be reached only says so in itself.
-    pub(crate) async fn repeat(&self, destinations: &mut [Destination], times: u8) -> Result<(), Error> {
-        for _ in 0..times {
-            sleep(REPEAT_GAP).await;
-            for destination in &mut *destinations {
-                self.knock_once(destination)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn knock_once(&self, destination: &mut Destination) -> Result<(), Error> {
+    /// [`Error::NoRandom`].
+    pub(crate) fn seal(
+        &self,
+        request: &Request,
+        source: Source,
+        at: WallTime,
+    ) -> Result<[u8; KNOCK_LEN], Error> {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).map_err(|_| Error::NoRandom)?;
-        match self.send(destination.to, Nonce::from_random(nonce)) {
-            Ok(source) => {
-                destination.sent += 1;
-                destination.source = Some(source);
-            }
-            Err(error) => destination.error = Some(error),
-        }
-        Ok(())
+        let payload = Payload { at, source, request: request.clone(), proof: Proof::None };
+        Ok(seal(&self.keys.gate, &self.keys.client, &payload, Nonce::from_random(nonce)))
     }
-
-    /// The socket is connected first, so that the kernel's route says which local address the knock leaves from.
-    fn send(&self, to: SocketAddr, nonce: Nonce) -> io::Result<Source> {
-        let socket = connected(to)?;
-        let source = self.source.source(socket.local_addr()?.ip());
-        let at = SystemTime::now().into();
-        let payload = Payload { at, source, request: self.request.clone(), proof: Proof::None };
-        socket.send(&seal(&self.gate, &self.client, &payload, nonce))?;
-        Ok(source)
-    }
-}
-
-impl Destination {
-    /// Why no knock left for here; `None` when one did.
-    pub(crate) fn failure(&self) -> Option<(SocketAddr, &io::Error)> {
-        let error = self.error.as_ref().filter(|_| self.sent == 0)?;
-        Some((self.to, error))
-    }
-}
-
-/// The addresses that at least one knock left for.
-pub(crate) fn knocked(destinations: &[Destination]) -> Vec<IpAddr> {
-    let sent = destinations.iter().filter(|destination| destination.sent > 0);
-    let mut addresses: Vec<_> = sent.map(|destination| destination.to.ip()).collect();
-    // Those of one address with several ports stand side by side.
-    addresses.dedup();
-    addresses
 }
 
 /// A UDP socket of its own, connected: the kernel has looked up the way there.
@@ -154,4 +118,15 @@ pub(crate) fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(to)?;
     Ok(socket)
+}
+
+/// The same at this local port, or at any where that is taken.
+fn connected_from(to: SocketAddr, port: Option<NonZeroU16>) -> io::Result<UdpSocket> {
+    let socket = connected(to)?;
+    let Some(port) = port else { return Ok(socket) };
+    // At the routed address alone: an earlier knock may hold the port at that of the other family.
+    match UdpSocket::bind((socket.local_addr()?.ip(), port.get())) {
+        Ok(exact) => exact.connect(to).map(|()| exact),
+        Err(_) => Ok(socket),
+    }
 }

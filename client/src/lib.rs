@@ -1,23 +1,29 @@
 //! The client of Postern: knocks at a gate, and carries a connection through the door that opens.
 //!
 //! ```text
-//!            command: knock, proxy, sequence
+//!            command: knock, close, proxy, sequence
 //!               │
 //!  cli ──▶ config ──▶ resolve ──▶ source ──▶ knock ~~~UDP~~~▶ gate
 //!  what    Profile    addresses   whom to    seal, send         │ opens
-//!  to do   (secret)      │        let in                        │
-//!               ▲        └────▶ sequence ~~SYN, UDP~▶ knockd ~──┤
+//!  to do   (secret)      │        let in        ▲               │
+//!               ▲        │        clock      rounds             │
+//!               │        │        its        again and again    │
+//!               │        │        offset        ▼               │
+//!               │        │          ▲ ──────  reply ◀~~~UDP~~~~─┤
+//!               │        │                    open, decide      │
+//!               │        └────▶ sequence ~~SYN, UDP~▶ knockd ~──┤
 //!               │        (course)  touch ports                  ▼
-//!               ▲                            connect ───TCP───▶ service
+//!               │                            connect ───TCP───▶ service
+//!               │                            (exact: from one port)
 //!               │                               │
 //!            command: import, gates             └──▶ splice ◀──▶ stdin, stdout
 //!                     ssh-config ──▶ ssh_config: what ssh reads
 //! ```
 //!
-//! It needs no privileges, and with a profile in the environment not even a home directory. A gate never answers:
-//! what this crate reports of a knock is that it was sent, and of a door that a TCP connection went through it.
-//! The rooms on the way (`resolve` to `splice`) know nothing of the configuration; the commands join them. Called as
-//! `knock`, the program is knockd's client (`drop_in`).
+//! It needs no privileges, and with a profile in the environment not even a home directory. Where a gate does not
+//! answer, what this crate reports of a knock is that it was sent, and of a door that a TCP connection went through it.
+//! The rooms on the way (`resolve` to `splice`) know nothing of the configuration; `gate` and the commands join them.
+//! Called as `knock`, the program is knockd's client (`drop_in`).
 
 #![forbid(unsafe_code)]
 
@@ -30,13 +36,21 @@ mod resolve;
 
 mod source;
 
+mod clock;
+
 mod knock;
+
+mod reply;
+
+mod rounds;
 
 mod course;
 
 mod sequence;
 
 mod connect;
+
+mod exact;
 
 mod splice;
 
@@ -46,19 +60,29 @@ mod ssh_config;
 mod file;
 
 // What joins these rooms, and what comes out of them.
+mod gate;
+
 mod command;
 
 mod error;
+mod refused;
 mod report;
 
 // The program under the name of knockd's client.
 mod drop_in;
 
 pub use cli::{Cli, NotRun};
+pub use clock::ClockOffset;
 pub use command::run;
 pub use drop_in::{is_knock, run_as_knock};
 pub use error::{Advice, Error};
+pub use gate::{Gate, Options};
+pub use postern_proto as proto;
+pub use refused::Refused;
+pub use reply::Reply;
 pub use report::{
-    FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, PageReport, Report, SequenceReport,
-    SshConfigReport, finish,
+    AnswerReport, CloseReport, FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, PageReport,
+    Report, SequenceReport, SshConfigReport, finish,
 };
+pub use resolve::Family;
+pub use source::{SourceChoice, SourceError};

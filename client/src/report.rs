@@ -3,12 +3,14 @@
 //!
 //! `docs/output.schema.json` says what each object holds.
 
+mod answer;
 mod ssh_config;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +22,8 @@ use serde::Serialize;
 
 use crate::error::{Error, without_profiles};
 
+pub use answer::AnswerReport;
+pub(crate) use answer::warn_of_clock;
 pub use ssh_config::SshConfigReport;
 
 const VERSION: u8 = 1;
@@ -34,6 +38,8 @@ static QUIET: AtomicBool = AtomicBool::new(false);
 pub enum Report {
     /// Knocks were sent.
     Knock(KnockReport),
+    /// Knocks that close were sent.
+    Close(CloseReport),
     /// A sequence was sent, or printed.
     Sequence(SequenceReport),
     /// The gates of the configuration.
@@ -84,8 +90,28 @@ pub struct KnockReport {
     pub knocks: Vec<KnockedReport>,
     /// Names and addresses that no knock could be sent to.
     pub failed: Vec<FailedReport>,
+    /// What the gate answered, where it does.
+    pub answer: Option<AnswerReport>,
+    /// The one source port that is let in.
+    #[serde(skip)]
+    pub from_port: Option<NonZeroU16>,
     /// What let a connection in, when that was waited for.
     pub open: Option<Vec<OpenReport>>,
+}
+
+/// Knocks that were sent to close something.
+#[derive(Debug, Serialize)]
+pub struct CloseReport {
+    /// The gate's name, or `-`.
+    pub gate: String,
+    /// What was to be closed.
+    pub services: Vec<ServiceName>,
+    /// Where knocks went.
+    pub knocks: Vec<KnockedReport>,
+    /// Names and addresses that no knock could be sent to.
+    pub failed: Vec<FailedReport>,
+    /// What the gate answered, where it does.
+    pub answer: Option<AnswerReport>,
 }
 
 /// A sequence that was sent, or only printed.
@@ -187,7 +213,13 @@ fn is_quiet() -> bool {
 #[must_use]
 pub fn finish(json: bool, outcome: Result<Report, Error>) -> ExitCode {
     let printed = match outcome {
-        Err(error) => return fail(json, &error.to_string(), error.exit_code()),
+        Err(error) => {
+            let answer = match &error {
+                Error::Refused(refused) => Some(AnswerReport::from(&refused.reply)),
+                _ => None,
+            };
+            return fail_with(json, &error.to_string(), error.exit_code(), answer);
+        }
         Ok(Report::Carried) => return ExitCode::SUCCESS,
         Ok(_) if is_quiet() => return ExitCode::SUCCESS,
         Ok(report) if json => print_json(&report),
@@ -201,9 +233,14 @@ pub fn finish(json: bool, outcome: Result<Report, Error>) -> ExitCode {
 
 /// Prints what went wrong and gives the exit code.
 pub(crate) fn fail(json: bool, message: &str, code: u8) -> ExitCode {
+    fail_with(json, message, code, None)
+}
+
+fn fail_with(json: bool, message: &str, code: u8, answer: Option<AnswerReport>) -> ExitCode {
     #[derive(Serialize)]
     struct Failure<'a> {
         error: ErrorReport<'a>,
+        answer: Option<AnswerReport>,
     }
     #[derive(Serialize)]
     struct ErrorReport<'a> {
@@ -211,7 +248,7 @@ pub(crate) fn fail(json: bool, message: &str, code: u8) -> ExitCode {
         message: &'a str,
     }
     let message = &without_profiles(message);
-    if !json || print_json(&Failure { error: ErrorReport { code, message } }).is_err() {
+    if !json || print_json(&Failure { error: ErrorReport { code, message }, answer }).is_err() {
         tell(message);
     }
     code.into()
@@ -251,6 +288,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Knock(report) => report.fmt(f),
+            Self::Close(report) => report.fmt(f),
             Self::Sequence(report) => report.fmt(f),
             Self::Gates { gates } => gates.iter().try_for_each(|gate| gate.fmt(f)),
             Self::Import { gate, config, replaced } => {
@@ -273,7 +311,13 @@ impl fmt::Display for Report {
 impl fmt::Display for KnockReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let services = joined(&self.services);
-        for KnockedReport { address, port, sent, source } in &self.knocks {
+        if let Some(answer) = &self.answer {
+            writeln!(f, "{}", answer.line(&services, self.from_port))?;
+        }
+        // Where the gate has said what became of them, nobody asks what was sent.
+        for KnockedReport { address, port, sent, source } in
+            self.knocks.iter().filter(|_| self.answer.is_none())
+        {
             let knocks = if *sent == 1 { "1 knock".to_owned() } else { format!("{sent} knocks") };
             let whom = if source == "observed" { "the address it comes from" } else { source };
             writeln!(f, "sent {knocks} to {address} port {port}: open {services} to {whom}")?;
@@ -283,6 +327,27 @@ impl fmt::Display for KnockReport {
             writeln!(f, "open: {service}{address} port {port}, {after_ms} ms after the knock")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for CloseReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let services = joined(&self.services);
+        if let Some(answer) = &self.answer {
+            return writeln!(f, "{}", answer.line(&services, None));
+        }
+        let line = |knocked: &KnockedReport| knocked.line(&format!("close {services} for"));
+        self.knocks.iter().try_for_each(|knocked| writeln!(f, "{}", line(knocked)))
+    }
+}
+
+impl KnockedReport {
+    /// What was sent, in one line; `what` it asks to do to whom.
+    fn line(&self, what: &str) -> String {
+        let Self { address, port, sent, source } = self;
+        let knocks = if *sent == 1 { "1 knock".to_owned() } else { format!("{sent} knocks") };
+        let whom = if source == "observed" { "the address it comes from" } else { source };
+        format!("sent {knocks} to {address} port {port}: {what} {whom}")
     }
 }
 

@@ -13,8 +13,10 @@ use crate::error::Error;
 
 /// The one family of addresses to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
+pub enum Family {
+    /// IPv4.
     V4,
+    /// IPv6.
     V6,
 }
 

@@ -12,7 +12,7 @@ use postern_proto::Source;
 
 /// How to choose the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SourceChoice {
+pub enum SourceChoice {
     /// State the routed local address when it is a global one, else leave it to be observed.
     Auto,
     /// Leave it to be observed.
@@ -35,7 +35,7 @@ impl SourceChoice {
 /// Why a source was not understood.
 #[derive(Debug, thiserror::Error)]
 #[error("the source is auto, observed, or the unicast IP address to let in")]
-pub(crate) struct SourceError;
+pub struct SourceError;
 
 impl FromStr for SourceChoice {
     type Err = SourceError;

@@ -18,7 +18,7 @@ use crate::file::{Access, folder_of, replace};
 use crate::report::{Report, say};
 
 /// What a gate of the configuration has beside its profile.
-const SEQUENCES: &str = "sequences";
+const BESIDE: [&str; 2] = ["close-on-exit", "sequences"];
 
 pub(super) fn run(path: &Path, args: &ImportArgs) -> Result<Report, Error> {
     let origin = origin(args);
@@ -80,7 +80,7 @@ fn lock(path: &Path) -> Result<File, Error> {
     file.and_then(|file| file.lock().map(|()| file)).map_err(Error::unwritable(&path))
 }
 
-/// The text with one gate added at its end, or replaced: its sequences are no part of the profile, and stay.
+/// The text with one gate added at its end, or replaced: what is no part of the profile, its sequences above all, stays.
 fn with_gate(old: &str, name: &GateName, profile: &Profile) -> Zeroizing<String> {
     let mut document: DocumentMut = old.parse().expect("the text was read as TOML before");
     let trailing = document.trailing().as_str().unwrap_or_default().to_owned();
@@ -93,8 +93,10 @@ fn with_gate(old: &str, name: &GateName, profile: &Profile) -> Zeroizing<String>
     let gates = gates.as_table_like_mut().expect("the configuration was read with a table of gates before");
     let mut table = table(profile);
     if let Some(replaced) = gates.get(name.as_str()) {
-        if let Some(sequences) = replaced.get(SEQUENCES) {
-            table.insert(SEQUENCES, sequences.clone());
+        for name in BESIDE {
+            if let Some(kept) = replaced.get(name) {
+                table.insert(name, kept.clone());
+            }
         }
         if let Some(replaced) = replaced.as_table() {
             table.set_position(replaced.position());

@@ -1,305 +1,278 @@
 //! `postern proxy`: knocks, connects and carries stdin and stdout, as ssh's `ProxyCommand`.
 //!
-//! What opens the port is a service to knock for, else a classic sequence. Of several the narrowest is taken, to open no
-//! more than is needed.
+//! The gate's answer says when to connect. Attempts are made by time as well: an answer may be lost, or not come at all.
 
-use std::collections::BTreeMap;
+pub(super) mod find;
+
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::Path;
+use std::time::Duration;
 
-use postern_proto::profile::Host;
-use postern_proto::{GateName, Port, Profile, Protocol, ServiceName, Services};
-use tokio::time::{Instant, timeout_at};
+use postern_proto::{Outcome, Request, Services, Window};
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::{at_hand, no_profile_file};
-use crate::cli::{Cli, Gate, HowArgs, ProxyArgs};
-use crate::config::{Config, Entry, locate};
-use crate::connect::connect;
+use crate::cli::{Cli, Exact, ProxyArgs};
+use crate::connect::{Attempts, Connecting, connect, connect_if_open};
 use crate::course::Course;
 use crate::error::{Advice, Error};
-use crate::knock::{Ask, Destination, Knocker, knocked};
-use crate::report::{Report, joined};
-use crate::resolve::{Family, resolve};
+use crate::exact::{ExactAttempts, SourcePort};
+use crate::gate::Gate;
+use crate::report::{Report, joined, warn_of_clock};
+use crate::resolve::{Resolved, resolve};
+use crate::rounds::{Manner, Rounds, knocked, wait_until};
 use crate::sequence::{DELAY, send};
 use crate::splice::splice;
 
-/// The connection through the door that the knock, or the sequence, opens.
-pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<TcpStream, Error> {
-    let deadline = Instant::now() + args.timeout;
-    args.how.source_and_family()?;
-    if args.how.profile_file.as_deref() == Some(Path::new("-")) {
+use find::{Way, find_gate, find_way, hosts};
+
+/// How long a port that is said to be open may let no connection in, before it is knocked for again: somebody may have
+/// closed it meanwhile. It doubles each time.
+const OPEN_IN_VAIN: Duration = Duration::from_secs(1);
+/// How long an answer may take before a connection from the stated port is tried without it: attempts from one port
+/// disturb one another.
+const EXACT_UNANSWERED: Duration = Duration::from_secs(1);
+/// How long the proxy goes on when everybody else has gone, until what it opened is closed.
+const CLOSING: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<Report, Error> {
+    let end = End { args, at: Instant::now() + args.timeout };
+    let options = args.how.options(args.timeout)?;
+    if args.how.aim.profile_file.as_deref() == Some(Path::new("-")) {
         return Err(Error::Usage(
             "the profile of a proxy cannot come from stdin, which is the connection's".into(),
         ));
     }
-    let (name, gate) = find_gate(cli, args)?;
-    let (mut opener, family) = Opener::find(&name, &gate, args.port, &args.how)?;
-    let hosts = hosts(&gate, &args.host);
-
-    let resolving = timeout_at(deadline, resolve(&hosts, family)).await;
+    let (name, entry) = find_gate(cli, args)?;
+    let hosts = hosts(&entry, &args.host);
+    let way = find_way(&name, &entry, args.port)?;
+    let (source, family) = match way {
+        Way::Knock(..) => (None, options.family),
+        Way::Sequence(_) if args.close_on_exit => {
+            return Err(Error::Usage("a sequence cannot close: leave --close-on-exit out".into()));
+        }
+        Way::Sequence(_) if args.exact.is_some() => {
+            return Err(Error::Usage("a sequence says no source port: leave --exact out".into()));
+        }
+        Way::Sequence(sequence) => args.how.of_sequence(sequence.ports.are_bound())?,
+    };
+    let resolving = timeout_at(end.at, resolve(&hosts, family)).await;
     let resolved =
         resolving.map_err(|_| Error::Unresolved(vec![format!("{}: no answer in time", joined(&hosts))]))?;
     resolved.require_one()?;
-    let advice = opener.advice();
-    let in_vain = |reason: &dyn fmt::Display| {
-        let what = format!("no connection to {} at port {} ({reason})", args.host, args.port);
-        Error::InVain { waited: args.timeout, what, advice }
-    };
-    let opening = timeout_at(deadline, opener.open(resolved.addresses)).await;
-    let addresses = opening.map_err(|_| in_vain(&"not all steps were sent"))??;
-    let to: Vec<_> = addresses.into_iter().map(|to| SocketAddr::new(to, args.port.get())).collect();
-    let repeat = async {
-        opener.repeat(args.how.repeat - 1).await?;
-        std::future::pending::<Result<_, Error>>().await
-    };
-    let (stream, _) = tokio::select! {
-        connected = connect(&to, deadline) => connected.map_err(|not_open| in_vain(&not_open)),
-        failed = repeat => failed,
-    }?;
-    let blocking = stream.into_std().and_then(|stream| stream.set_nonblocking(false).map(|()| stream));
-    blocking.map_err(|source| Error::System { what: "cannot take the connection over", source })
-}
-
-/// What opens the port.
-enum Opener<'a> {
-    Knock { knocker: Knocker, ports: &'a [NonZeroU16], destinations: Vec<Destination> },
-    Sequence(Course),
-}
-
-impl<'a> Opener<'a> {
-    /// What of the gate's opens the port, and the one family, if any, that it is left to.
-    fn find(
-        name: &str,
-        gate: &'a Entry,
-        port: NonZeroU16,
-        how: &HowArgs,
-    ) -> Result<(Self, Option<Family>), Error> {
-        if let Some(profile) = &gate.profile
-            && let Some(service) = service_at(profile, port)
-        {
-            let (source, family) = how.source_and_family()?;
+    if args.lazy
+        && let Some(stream) = connect_if_open(&end.doors(&resolved.addresses)).await
+    {
+        return carry(stream).await;
+    }
+    match way {
+        Way::Knock(profile, service) => {
+            let gate = Gate::new(name, profile.clone());
             let services = Services::new(vec![service.clone()])?;
-            let knocker =
-                Knocker::new(profile, Ask { services, window: how.window, from_port: None, source });
-            return Ok((Self::Knock { knocker, ports: &profile.ports, destinations: Vec::new() }, family));
-        }
-        let sequence = gate.sequences_at(port).min_by_key(|(_, sequence)| sequence.opens.len());
-        let (_, sequence) = sequence.ok_or_else(|| unknown_port(name, gate, port))?;
-        let (source, family) = how.of_sequence(sequence.ports.are_bound())?;
-        Ok((Self::Sequence(Course::new(&sequence.ports, source, false)?), family))
-    }
-
-    /// Sends it once, and gives the addresses where it went.
-    async fn open(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<Vec<IpAddr>, Error> {
-        match self {
-            Self::Knock { knocker, ports, destinations } => {
-                *destinations = knocker.knock(addresses, ports)?;
-                Ok(knocked(destinations))
+            let manner = options.manner(gate.answers());
+            let ask = Ask { gate: &gate, services, window: options.window, manner, resolved: &resolved };
+            if args.close_on_exit || entry.close_on_exit {
+                return carry_and_close(&ask, end).await;
             }
-            Self::Sequence(course) => {
-                Ok(send(addresses, |to| course.steps_to(to), DELAY, |_, _| ()).await?.addresses)
-            }
+            carry(open(&ask, end).await?).await
+        }
+        Way::Sequence(sequence) => {
+            let course = Course::new(&sequence.ports, source, false)?;
+            carry(touch(course, &resolved, end).await?).await
         }
     }
+}
 
-    /// Sends a knock so many more times. A sequence is not repeated: its steps would come amid the attempts to connect.
-    async fn repeat(&mut self, times: u8) -> Result<(), Error> {
-        match self {
-            Self::Knock { knocker, destinations, .. } => knocker.repeat(destinations, times).await,
-            Self::Sequence(_) => Ok(()),
-        }
+/// What the gate is asked for.
+struct Ask<'a> {
+    gate: &'a Gate,
+    services: Services,
+    window: Option<Window>,
+    manner: Manner,
+    resolved: &'a Resolved,
+}
+
+impl<'a> Ask<'a> {
+    fn open(&self, from_port: Option<NonZeroU16>) -> Result<Rounds<'a>, Error> {
+        let (services, window) = (self.services.clone(), self.window);
+        self.begin(Request::Open { services, window, from_port }, from_port)
     }
 
-    const fn advice(&self) -> Advice {
-        match self {
-            Self::Knock { .. } => Advice::Knock,
-            Self::Sequence(_) => Advice::Sequence,
-        }
+    fn close(&self) -> Result<Rounds<'a>, Error> {
+        self.begin(Request::Close { services: self.services.clone() }, None)
+    }
+
+    fn begin(&self, request: Request, from_port: Option<NonZeroU16>) -> Result<Rounds<'a>, Error> {
+        let (addresses, ports) = (self.resolved.addresses.iter().copied(), &self.gate.profile().ports);
+        let manner = Manner { from_port, ..self.manner };
+        Rounds::begin(&self.gate.knocker, request, addresses, ports, manner)
     }
 }
 
 /// Carries the connection to its end.
-pub(super) fn carry(stream: &TcpStream) -> Result<Report, Error> {
-    splice(stream).map_err(Error::Broken)?;
+async fn carry(stream: TcpStream) -> Result<Report, Error> {
+    let denied = |source| Error::System { what: "cannot take the connection over", source };
+    let stream = stream.into_std().and_then(|stream| stream.set_nonblocking(false).map(|()| stream));
+    let stream = stream.map_err(denied)?;
+    let carrying = spawn_blocking(move || splice(&stream));
+    let carried = carrying.await.map_err(|_| denied(io::Error::other("the thread that carries failed")))?;
+    carried.map_err(Error::Broken)?;
     Ok(Report::Carried)
 }
 
-fn find_gate(cli: &Cli, args: &ProxyArgs) -> Result<(String, Entry), Error> {
-    if args.gate == Some(Gate::AtHand) {
-        return Ok(("-".to_owned(), at_hand(&args.how)?.into()));
-    }
-    no_profile_file(&args.how)?;
-    let path = locate(cli.config.as_deref())?;
-    let config = Config::load(&path)?;
-    let name = match &args.gate {
-        Some(Gate::Named(name)) => name.clone(),
-        _ => match gate_for(config.gates(), &args.host, args.port)[..] {
-            [name] => name.clone(),
-            [] => return Err(Error::NoGateFor { host: args.host.clone(), path }),
-            ref several => {
-                let gates = several.iter().map(ToString::to_string).collect();
-                return Err(Error::Ambiguous { host: args.host.clone(), gates });
-            }
-        },
+/// Connects, carries, and closes what was opened; also when a signal ends it. ssh closes the pipes and sends SIGHUP, and
+/// waits for nothing.
+async fn carry_and_close(ask: &Ask<'_>, end: End<'_>) -> Result<Report, Error> {
+    let denied = |source| Error::System { what: "cannot prepare the end", source };
+    let mut hangup = signal(SignalKind::hangup()).map_err(denied)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(denied)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(denied)?;
+    let carrying = async { carry(open(ask, end).await?).await };
+    let carried = tokio::select! {
+        carried = carrying => carried,
+        _ = hangup.recv() => Ok(Report::Carried),
+        _ = terminate.recv() => Ok(Report::Carried),
+        _ = interrupt.recv() => Ok(Report::Carried),
     };
-    Ok((name.to_string(), config.into_gate(&name, &path)?))
-}
-
-/// The gates that a host stands for: the one of that name, else those that list it as an address; of several, those
-/// that open the port.
-fn gate_for<'a>(gates: &'a BTreeMap<GateName, Entry>, host: &str, port: NonZeroU16) -> Vec<&'a GateName> {
-    // ssh may write a name in lower case before it comes here.
-    let named = gates.keys().find(|name| name.as_str() == host);
-    let named = named.or_else(|| gates.keys().find(|name| name.as_str().eq_ignore_ascii_case(host)));
-    if let Some(name) = named {
-        return vec![name];
-    }
-    let lists_host = |gate: &Entry| gate.addresses.iter().any(|address| is_host(address, host));
-    let mut listing: Vec<_> = gates.iter().filter(|(_, gate)| lists_host(gate)).collect();
-    if listing.len() > 1 && listing.iter().any(|(_, gate)| opens(gate, port)) {
-        listing.retain(|(_, gate)| opens(gate, port));
-    }
-    listing.into_iter().map(|(name, _)| name).collect()
-}
-
-fn opens(gate: &Entry, port: NonZeroU16) -> bool {
-    let by_knock = gate.profile.as_ref().is_some_and(|profile| service_at(profile, port).is_some());
-    by_knock || gate.sequences_at(port).next().is_some()
-}
-
-/// Where to send to: the host itself when it is one of the gate's, else all of them.
-fn hosts(gate: &Entry, host: &str) -> Vec<Host> {
-    match gate.addresses.iter().find(|address| is_host(address, host)) {
-        Some(address) => vec![address.clone()],
-        None => gate.addresses.clone(),
-    }
-}
-
-fn is_host(address: &Host, host: &str) -> bool {
-    if let (Ok(address), Ok(host)) = (address.as_str().parse::<IpAddr>(), host.parse::<IpAddr>()) {
-        return address == host;
-    }
-    let name = |text: &str| text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    name(address.as_str()) == name(host)
-}
-
-/// The service at a TCP port: of several the one with the fewest ports.
-fn service_at(profile: &Profile, number: NonZeroU16) -> Option<&ServiceName> {
-    let port = Port { protocol: Protocol::Tcp, number };
-    let services = profile.services.iter().filter(|(_, ports)| ports.contains(&port));
-    services.min_by_key(|(_, ports)| ports.len()).map(|(name, _)| name)
-}
-
-pub(super) fn unknown_port(name: &str, gate: &Entry, port: NonZeroU16) -> Error {
-    let services = gate.profile.iter().flat_map(|profile| &profile.services);
-    let services = services.map(|(name, ports)| format!("{name} ({})", joined(ports)));
-    let sequences = gate.sequences.iter().map(|(name, one)| match &one.opens[..] {
-        [] => name.to_string(),
-        opens => format!("{name} ({})", joined(opens)),
-    });
-    Error::UnknownPort { gate: name.to_owned(), port: port.get(), known: services.chain(sequences).collect() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GATES: &str = r#"
-        bastion = { addresses = ["bastion.example.org", "2001:db8::1"], services = { ssh = ["22/tcp"] } }
-        inner = { addresses = ["192.0.2.1", "shared.example.org"], services = { ssh = ["22/tcp"] } }
-        other = { addresses = ["shared.example.org", "both"], services = { all = ["22/tcp", "80/tcp"], web = ["80/tcp"] } }
-        third = { addresses = ["both"], services = { dns = ["53/udp"] }, sequences.web = { steps = ["3"], opens = ["80/tcp"] } }
-    "#;
-
-    /// A gate without a profile.
-    const OLD: &str = r#"
-        [gates.old]
-        addresses = ["192.0.2.8"]
-        sequences.all = { steps = ["1"], opens = ["22/tcp", "80/tcp"] }
-        sequences.ssh = { steps = ["2"], opens = ["22/tcp"] }
-    "#;
-
-    fn config() -> Config {
-        let keys = format!(
-            "gate-id = {0:?}, client-id = {1:?}, secret = {2:?}",
-            "A".repeat(22),
-            "A".repeat(11),
-            "A".repeat(43)
-        );
-        let text = GATES.replace("{ addresses", &format!("{{ {keys}, ports = [62201], addresses"));
-        Config::parse(&format!("[gates]\n{text}{OLD}")).unwrap()
-    }
-
-    fn port(number: u16) -> NonZeroU16 {
-        NonZeroU16::new(number).unwrap()
-    }
-
-    #[test]
-    fn a_host_stands_for_a_gate() {
-        let config = config();
-        for (host, number, names) in [
-            ("bastion", 22, &["bastion"][..]),
-            ("BASTION", 22, &["bastion"]),
-            ("Bastion.Example.org.", 22, &["bastion"]),
-            ("2001:DB8:0::1", 22, &["bastion"]),
-            ("192.0.2.1", 9, &["inner"]),
-            ("shared.example.org", 22, &["inner", "other"]),
-            ("shared.example.org", 80, &["other"]),
-            ("shared.example.org", 9, &["inner", "other"]),
-            ("both", 53, &["other", "third"]),
-            ("both", 80, &["other", "third"]),
-            ("both", 22, &["other"]),
-            ("192.0.2.8", 22, &["old"]),
-            ("elsewhere", 22, &[]),
-            ("192.0.2.2", 22, &[]),
-        ] {
-            let found: Vec<_> =
-                gate_for(config.gates(), host, port(number)).iter().map(|name| name.as_str()).collect();
-            assert_eq!(found, names, "{host} {number}");
+    match &carried {
+        // Nothing was opened.
+        Err(Error::Refused(_) | Error::Unsent(_)) => return carried,
+        Err(_) => {}
+        Ok(_) => {
+            // Whoever reads what ssh prints as an error waits until nobody can print there any more.
+            let nowhere = File::options().write(true).open("/dev/null").map_err(denied)?;
+            rustix::stdio::dup2_stderr(nowhere).map_err(|error| denied(error.into()))?;
         }
     }
+    let closing = async {
+        let mut rounds = ask.close()?;
+        if ask.gate.answers() { rounds.decision().await.map(drop) } else { rounds.repeat().await }
+    };
+    // What could not be closed ends with its window, and nobody is left to be told.
+    let _ = timeout(CLOSING, closing).await;
+    carried
+}
 
-    #[test]
-    fn a_host_of_the_gate_is_knocked_at_alone() {
-        let config = config();
-        let at = |host: &str| joined(&hosts(&config.gates()[&"bastion".parse().unwrap()], host));
-        assert_eq!(at("bastion.example.org."), "bastion.example.org");
-        assert_eq!(at("2001:db8:0::1"), "2001:db8::1");
-        assert_eq!(at("bastion"), "bastion.example.org, 2001:db8::1");
-    }
-
-    #[test]
-    fn a_port_stands_for_the_narrowest_service() {
-        let config = config();
-        let service = |gate: &str, number| {
-            let profile = config.gates()[&gate.parse().unwrap()].profile.as_ref().unwrap();
-            service_at(profile, port(number)).map(ServiceName::as_str)
-        };
-        assert_eq!(service("bastion", 22), Some("ssh"));
-        assert_eq!(service("other", 80), Some("web"));
-        assert_eq!(service("other", 22), Some("all"));
-        assert_eq!(service("third", 53), None);
-    }
-
-    #[test]
-    fn a_sequence_opens_what_no_service_does() {
-        let config = config();
-        let how = HowArgs::plain();
-        let opener = |gate: &str, number| {
-            let gate = &config.gates()[&gate.parse().unwrap()];
-            match Opener::find("gate", gate, port(number), &how) {
-                Ok((Opener::Knock { .. }, _)) => "a knock".to_owned(),
-                Ok((Opener::Sequence(course), _)) => course.steps_now().unwrap().0.to_string(),
-                Err(error) => error.to_string(),
+/// Knocks and connects, from any port or from the one that was stated.
+async fn open(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
+    match end.args.exact {
+        None => open_to_any_port(ask, end).await,
+        Some(Exact::Only) => open_exactly(ask, end).await,
+        Some(Exact::Prefer) => {
+            // The rest of the time is for the other way.
+            let third = End { at: Instant::now() + end.args.timeout / 3, ..end };
+            match open_exactly(ask, third).await {
+                Err(Error::PortTranslated { .. } | Error::InVain { .. } | Error::System { .. }) => {
+                    open_to_any_port(ask, end).await
+                }
+                opened => opened,
             }
-        };
-        assert_eq!(opener("other", 80), "a knock");
-        assert_eq!(opener("third", 80), "3:tcp");
-        assert_eq!(opener("old", 22), "2:tcp");
-        assert_eq!(opener("old", 80), "1:tcp");
-        let none = "gate gate has no service at port 53/tcp; it has dns (53/udp), web (80/tcp)";
-        assert_eq!(opener("third", 53), none);
+        }
+    }
+}
+
+async fn open_to_any_port(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
+    let rounds = ask.open(None)?;
+    let attempts = Attempts::new(end.doors(&knocked(&rounds.destinations)));
+    connect_when_open(ask.gate, rounds, attempts, end).await
+}
+
+async fn open_exactly(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
+    let port = SourcePort::take(&end.doors(&ask.resolved.addresses));
+    let port =
+        port.map_err(|source| Error::System { what: "cannot take a source port for --exact", source })?;
+    let rounds = ask.open(Some(port.number()))?;
+    let begin = if ask.gate.answers() { EXACT_UNANSWERED } else { Duration::ZERO };
+    let attempts = ExactAttempts::new(port, end.doors(&knocked(&rounds.destinations)), begin);
+    connect_when_open(ask.gate, rounds, attempts, end).await
+}
+
+/// Connects when the gate says that it is open, or when the port lets a connection in all the same.
+async fn connect_when_open(
+    gate: &Gate,
+    mut rounds: Rounds<'_>,
+    mut attempts: impl Connecting,
+    end: End<'_>,
+) -> Result<TcpStream, Error> {
+    let (mut is_open, mut patience) = (false, OPEN_IN_VAIN);
+    let mut again = None;
+    loop {
+        tokio::select! {
+            (stream, _) = attempts.connected() => return Ok(stream),
+            reply = rounds.decision() => {
+                let reply = reply?;
+                match reply.answer.outcome {
+                    // Another of its addresses has opened before: that is enough.
+                    Outcome::Refused(_) if is_open => {}
+                    Outcome::Refused(refusal) => return Err(gate.refused(refusal, reply)),
+                    _ if again.is_some() => {}
+                    _ if rounds.is_exact() && reply.answer.seen.port() != reply.from.port() => {
+                        let (from, seen) = (reply.from.port(), reply.answer.seen.port());
+                        return Err(Error::PortTranslated { from, seen });
+                    }
+                    _ => {
+                        if !is_open {
+                            warn_of_clock(reply.offset);
+                        }
+                        is_open = true;
+                        attempts.at_once(end.door(reply.to.ip()));
+                        rounds.rest();
+                        again = Some(Instant::now() + patience);
+                        patience *= 2;
+                    }
+                }
+            }
+            () = wait_until(again) => {
+                again = None;
+                rounds.again()?;
+            }
+            () = sleep_until(end.at) => {
+                let advice = match (gate.answers(), is_open) {
+                    (true, true) => Advice::Opened,
+                    (true, false) => Advice::Unanswered,
+                    (false, _) => Advice::Knock,
+                };
+                return Err(end.in_vain(&attempts.give_up(), advice));
+            }
+        }
+    }
+}
+
+/// Sends a sequence, and connects. It is not repeated: its steps would come amid the attempts to connect.
+async fn touch(mut course: Course, resolved: &Resolved, end: End<'_>) -> Result<TcpStream, Error> {
+    let addresses = resolved.addresses.iter().copied();
+    let sending = timeout_at(end.at, send(addresses, |to| course.steps_to(to), DELAY, |_, _| ())).await;
+    let sent = sending.map_err(|_| end.in_vain(&"not all steps were sent", Advice::Sequence))??;
+    let connected = connect(&end.doors(&sent.addresses), end.at).await;
+    let (stream, _) = connected.map_err(|not_open| end.in_vain(&not_open, Advice::Sequence))?;
+    Ok(stream)
+}
+
+/// What the connection is to, and when it is given up.
+#[derive(Clone, Copy)]
+struct End<'a> {
+    args: &'a ProxyArgs,
+    at: Instant,
+}
+
+impl End<'_> {
+    const fn door(self, address: IpAddr) -> SocketAddr {
+        SocketAddr::new(address, self.args.port.get())
+    }
+
+    fn doors<'a>(self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> Vec<SocketAddr> {
+        addresses.into_iter().map(|&address| self.door(address)).collect()
+    }
+
+    fn in_vain(self, reason: &dyn fmt::Display, advice: Advice) -> Error {
+        let ProxyArgs { host, port, timeout, .. } = self.args;
+        let what = format!("no connection to {host} at port {port} ({reason})");
+        Error::InVain { waited: *timeout, what, advice }
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use postern_proto::{GateName, Protocol};
 
-use super::proxy::unknown_port;
+use super::proxy::find::unknown_port;
 use crate::cli::{Cli, SshConfigArgs};
 use crate::config::{Config, Entry, locate};
 use crate::error::Error;

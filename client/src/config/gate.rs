@@ -24,6 +24,8 @@ pub(crate) struct Entry {
     pub(crate) profile: Option<Profile>,
     /// Its classic sequences; where there is no profile, one at least.
     pub(crate) sequences: BTreeMap<SequenceName, Sequence>,
+    /// Whether a proxy closes at its end what it opened.
+    pub(crate) close_on_exit: bool,
 }
 
 /// A classic sequence of a gate.
@@ -47,7 +49,8 @@ impl Entry {
 
 impl From<Profile> for Entry {
     fn from(profile: Profile) -> Self {
-        Self { addresses: profile.addresses.clone(), profile: Some(profile), sequences: BTreeMap::new() }
+        let (addresses, sequences) = (profile.addresses.clone(), BTreeMap::new());
+        Self { addresses, profile: Some(profile), sequences, close_on_exit: false }
     }
 }
 
@@ -62,6 +65,7 @@ pub(super) struct RawEntry {
     ports: Option<Vec<NonZeroU16>>,
     services: Option<BTreeMap<ServiceName, Vec<Port>>>,
     answers: Option<bool>,
+    close_on_exit: Option<bool>,
     #[serde(default)]
     sequences: BTreeMap<SequenceName, Spanned<RawSequence>>,
 }
@@ -92,7 +96,17 @@ impl RawEntry {
 
     fn entry(self, at_gate: impl FnOnce(String) -> Mistake) -> Result<Entry, Mistake> {
         let missing = self.missing_of_profile();
-        let Self { gate_id, client_id, secret, addresses, ports, services, answers, sequences } = self;
+        let Self {
+            gate_id,
+            client_id,
+            secret,
+            addresses,
+            ports,
+            services,
+            answers,
+            close_on_exit,
+            sequences,
+        } = self;
         let sequences = sequences.into_iter().map(|(name, raw)| {
             let sequence = sequence(&name, raw)?;
             Ok((name, sequence))
@@ -116,11 +130,14 @@ impl RawEntry {
             Some(profile) => super::lacks(profile),
             None if addresses.is_empty() => Some("no address: add one to `addresses`"),
             None if sequences.is_empty() => Some("neither a profile to knock with nor a sequence"),
+            None if close_on_exit.is_some() => Some("close-on-exit, and no profile: a sequence cannot close"),
             None => None,
         };
         match lack {
             Some(lack) => Err(at_gate(format!("has {lack}"))),
-            None => Ok(Entry { addresses, profile, sequences }),
+            None => {
+                Ok(Entry { addresses, profile, sequences, close_on_exit: close_on_exit.unwrap_or(false) })
+            }
         }
     }
 

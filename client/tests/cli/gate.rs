@@ -1,12 +1,12 @@
-//! A gate for the client to knock at: it opens knocks, and nothing else.
+//! A gate for the client to knock at: it opens knocks, and answers them where a test tells it to.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroU16;
 use std::time::{Duration, SystemTime};
 
 use postern_proto::{
-    Authentic, ClientId, ClientKeys, ClientSecret, Datagram, GateId, GateKeys, KNOCK_LEN, Profile, Request,
-    WallTime, open,
+    ANSWER_LEN, Answer, Authentic, ClientId, ClientKeys, ClientSecret, Datagram, GateId, GateKeys, KNOCK_LEN,
+    Nonce, Outcome, Profile, Request, WallTime, answer, open,
 };
 use tokio::net::TcpSocket;
 
@@ -16,6 +16,8 @@ pub(crate) struct Gate {
     keys: GateKeys,
     client: ClientKeys,
     pub(crate) profile: Profile,
+    /// How far its clock is ahead of this host's, in seconds.
+    pub(crate) ahead: i64,
 }
 
 /// A knock that arrived and opened.
@@ -23,9 +25,18 @@ pub(crate) struct Arrived {
     pub(crate) knock: Authentic,
     pub(crate) bytes: [u8; KNOCK_LEN],
     pub(crate) from: SocketAddr,
+    /// The number of the socket where it arrived.
+    at: usize,
 }
 
 impl Gate {
+    /// The same as [`Gate::listen`], and its profile says that it answers.
+    pub(crate) fn answering(addresses: &[&str], ports: usize, tcp: u16) -> Self {
+        let mut gate = Self::listen(addresses, ports, tcp);
+        gate.profile.answers = true;
+        gate
+    }
+
     /// Listens at each address on each of so many ports. Its service `ssh` is at `tcp`; `vpn` is UDP only.
     pub(crate) fn listen(addresses: &[&str], ports: usize, tcp: u16) -> Self {
         let mut profile = profile(tcp);
@@ -45,12 +56,19 @@ impl Gate {
         }
         let (keys, client) =
             (GateKeys::derive(&profile.gate), ClientKeys::derive(&profile.gate, &profile.secret));
-        Self { sockets, keys, client, profile }
+        Self { sockets, keys, client, profile, ahead: 0 }
+    }
+
+    /// The same sockets, with the keys of what its profile says now.
+    pub(crate) fn with_keys_of_profile(self) -> Self {
+        let keys = GateKeys::derive(&self.profile.gate);
+        let client = ClientKeys::derive(&self.profile.gate, &self.profile.secret);
+        Self { keys, client, ..self }
     }
 
     /// The next knock at a socket, numbered port by port and within it address by address.
-    pub(crate) fn knock_at(&self, socket: usize) -> Arrived {
-        let socket = &self.sockets[socket];
+    pub(crate) fn knock_at(&self, at: usize) -> Arrived {
+        let socket = &self.sockets[at];
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut bytes = [0; 2048];
         let (len, from) = socket.recv_from(&mut bytes).expect("a knock arrives in time");
@@ -65,11 +83,50 @@ impl Gate {
             .expect("the hint is this client's in this epoch or the last");
         let knock = open(&self.keys, &self.client.seal, epoch, datagram).expect("the knock opens");
         assert!(now.since(knock.at()) < Duration::from_secs(20));
-        Arrived { knock, bytes, from }
+        Arrived { knock, bytes, from, at }
     }
 
     pub(crate) fn knock(&self) -> Arrived {
         self.knock_at(0)
+    }
+
+    /// The gate's time.
+    pub(crate) fn now(&self) -> WallTime {
+        let now = WallTime::from(SystemTime::now());
+        WallTime::from_micros(now.as_micros().saturating_add_signed(self.ahead * 1_000_000))
+    }
+
+    /// Opened for half a minute from now.
+    pub(crate) fn opened(&self) -> Outcome {
+        Outcome::Opened { until: self.now().after(Duration::from_secs(30)) }
+    }
+
+    /// The sealed answer to a knock.
+    pub(crate) fn sealed(&self, arrived: &Arrived, outcome: Outcome) -> [u8; ANSWER_LEN] {
+        self.sealed_as_seen(arrived, outcome, arrived.from)
+    }
+
+    /// The same, from behind an address translation.
+    pub(crate) fn sealed_as_seen(
+        &self,
+        arrived: &Arrived,
+        outcome: Outcome,
+        seen: SocketAddr,
+    ) -> [u8; ANSWER_LEN] {
+        let nonce = Datagram::from(&arrived.bytes).nonce();
+        let answer = Answer { at: self.now(), seen, outcome };
+        let random = Nonce::from_random(*arrived.bytes[..24].first_chunk().unwrap());
+        answer::seal(self.keys.id(), &self.client.answer, nonce, &answer, random)
+    }
+
+    /// Sends anything to where a knock came from, from where it went.
+    pub(crate) fn send(&self, arrived: &Arrived, bytes: &[u8]) {
+        // A client that has ended draws an error for the next of these.
+        let _ = self.sockets[arrived.at].send_to(bytes, arrived.from);
+    }
+
+    pub(crate) fn answer(&self, arrived: &Arrived, outcome: Outcome) {
+        self.send(arrived, &self.sealed(arrived, outcome));
     }
 
     /// Asserts that no further knock is waiting anywhere. To be asked when the client has ended: on loopback, what was

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,20 +48,64 @@ pub(crate) fn postern(args: &[&str]) -> Command {
 /// Runs to the end, with so much on stdin.
 #[track_caller]
 pub(crate) fn run_with(command: &mut Command, stdin: &str) -> Outcome {
+    start_with(command, stdin).finish()
+}
+
+/// Runs, while the test does something else.
+pub(crate) fn start(command: &mut Command) -> Running {
+    start_with(command, "")
+}
+
+fn start_with(command: &mut Command, stdin: &str) -> Running {
+    let mut running = start_open(command);
+    // It may end without reading.
+    let _ = running.stdin.take().unwrap().write_all(stdin.as_bytes());
+    running
+}
+
+/// Runs, with stdin open until the end.
+pub(crate) fn start_open(command: &mut Command) -> Running {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the client starts");
-    // It may end without reading.
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    let stdin = child.stdin.take();
     let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let (stdout, stderr) = (reader(stdout), reader(stderr));
-    let code = wait(&mut child);
     let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let text = |bytes: thread::JoinHandle<Vec<u8>>| String::from_utf8(bytes.join().unwrap()).unwrap();
-    Outcome { args, code, stdout: text(stdout), stderr: text(stderr) }
+    Running { args, child, stdin, stdout: reader(stdout), stderr: reader(stderr) }
+}
+
+/// The client at work.
+pub(crate) struct Running {
+    args: Vec<String>,
+    child: Child,
+    pub(crate) stdin: Option<ChildStdin>,
+    stdout: thread::JoinHandle<Vec<u8>>,
+    stderr: thread::JoinHandle<Vec<u8>>,
+}
+
+impl Running {
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Outcome {
+        let code = wait(&mut self.child);
+        let text = |bytes: thread::JoinHandle<Vec<u8>>| String::from_utf8(bytes.join().unwrap()).unwrap();
+        Outcome { args: self.args, code, stdout: text(self.stdout), stderr: text(self.stderr) }
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Whether nobody holds its stderr open any more.
+    pub(crate) fn has_left_stderr(&self) -> bool {
+        self.stderr.is_finished()
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
 }
 
 #[track_caller]

@@ -117,6 +117,7 @@ fn waiting_ends_when_the_door_opens() {
         json!({
             "version": 1, "gate": "home", "services": ["ssh"], "window_seconds": null,
             "knocks": [{"address": "127.0.0.1", "port": knock_port, "sent": 1, "source": "observed"}],
+            "answer": null,
             "failed": [],
             "open": [{"service": "ssh", "address": "127.0.0.1", "port": port, "after_ms": null}],
         })

@@ -3,7 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod answers;
 mod bad_input;
+mod close;
+mod exact;
 mod gate;
 mod home;
 mod import;
