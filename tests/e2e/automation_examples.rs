@@ -44,7 +44,7 @@ fn address(user: &User) -> String {
 
 /// The profile of a client whom the gate knows from its first start.
 fn profile(user: &User) -> Result<String> {
-    user.world.alice.profile(user.world.gate.host().ip(FAMILY), &KNOCK_PORTS, &SERVICES)
+    user.world.alice.profile(&[user.world.gate.host().ip(FAMILY)], &KNOCK_PORTS, &SERVICES, true)
 }
 
 #[test]

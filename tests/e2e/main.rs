@@ -15,6 +15,7 @@ mod commands;
 mod crowd;
 mod documents;
 mod doors;
+mod exact;
 mod flood;
 mod guard;
 mod healing;

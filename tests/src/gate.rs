@@ -374,8 +374,20 @@ impl Gate {
     /// When the programs do not build.
     pub fn postern(&self, from: &Host, client: &Client, family: Family) -> Result<Command> {
         let mut command = from.command(programs::directory()?.join("postern"));
-        command.env("POSTERN_PROFILE", client.profile(self.host.ip(family), &KNOCK_PORTS, &SERVICES)?);
+        command
+            .env("POSTERN_PROFILE", client.profile(&[self.host.ip(family)], &KNOCK_PORTS, &SERVICES, false)?);
         command.env_remove("POSTERN_CONFIG").env_remove("XDG_CONFIG_HOME").env_remove("HOME");
+        Ok(command)
+    }
+
+    /// The same with a profile that says that the gate answers: it waits for that, and knocks again.
+    ///
+    /// # Errors
+    /// When the programs do not build.
+    pub fn answered_postern(&self, from: &Host, client: &Client, family: Family) -> Result<Command> {
+        let mut command = self.postern(from, client, family)?;
+        let profile = client.profile(&[self.host.ip(family)], &KNOCK_PORTS, &SERVICES, true)?;
+        command.env("POSTERN_PROFILE", profile);
         Ok(command)
     }
 

@@ -75,11 +75,17 @@ impl Client {
         Self { entry, gate: gate.clone(), keys }
     }
 
-    /// The profile line with which `postern` knocks as this client.
+    /// The profile line with which `postern` knocks as this client, at a gate that answers or does not.
     ///
     /// # Errors
     /// When a knock port is zero, or an address is none.
-    pub fn profile(&self, address: IpAddr, ports: &[u16], services: &[(&str, u16)]) -> Result<String> {
+    pub fn profile(
+        &self,
+        addresses: &[IpAddr],
+        ports: &[u16],
+        services: &[(&str, u16)],
+        answers: bool,
+    ) -> Result<String> {
         let mut named = BTreeMap::new();
         for (name, port) in services {
             let name: ServiceName = name.parse()?;
@@ -91,14 +97,17 @@ impl Client {
             gate: self.gate.clone(),
             client: self.entry.id,
             secret: self.entry.secret.clone(),
-            addresses: vec![address.to_string().parse()?],
+            addresses: addresses
+                .iter()
+                .map(|address| address.to_string().parse())
+                .collect::<Result<_, _>>()?,
             ports: ports
                 .iter()
                 .map(|&port| NonZeroU16::new(port))
                 .collect::<Option<_>>()
                 .context("port 0")?,
             services: named,
-            answers: false,
+            answers,
         };
         Ok(profile.to_line().to_string())
     }

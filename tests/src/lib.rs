@@ -29,6 +29,7 @@ pub mod held;
 pub mod home;
 pub mod knockd;
 pub mod knocks;
+pub mod nat;
 pub mod netns;
 pub mod orders;
 pub mod packages;
