@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use crate::contenders::Contender;
-use crate::measure::{Plan, clients, copies, grants, idle, junk, latency, profile, rate, sequences};
+use crate::measure::{Plan, clients, copies, grants, idle, junk, latency, profile, rate, sequences, ssh};
 use crate::report::Section;
 
 pub(crate) const USAGE: &str = "\
@@ -23,6 +23,7 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("rate", rate::measure),
     ("idle", idle::measure),
     ("grants", grants::measure),
+    ("ssh", ssh::measure),
 ];
 
 /// What is measured only when it is asked for.

@@ -17,6 +17,7 @@ pub(crate) mod latency;
 pub(crate) mod profile;
 pub(crate) mod rate;
 pub(crate) mod sequences;
+pub(crate) mod ssh;
 
 /// What the caller wants.
 #[derive(Clone, Debug)]
