@@ -1,6 +1,7 @@
 //! The commands: each reads what it needs from the command line and the configuration, and walks the rooms.
 
 mod close;
+mod doctor;
 mod doors;
 mod gates;
 mod import;
@@ -27,6 +28,7 @@ pub fn run(cli: &Cli) -> Result<Report, Error> {
     match &cli.command {
         Command::Knock(args) => wait_for(knock::run(cli, args)),
         Command::Close(args) => wait_for(close::run(cli, args)),
+        Command::Doctor(args) => wait_for(doctor::run(cli, args)),
         Command::Sequence(args) => wait_for(sequence::run(cli, args)),
         Command::Proxy(args) => {
             if cli.json {

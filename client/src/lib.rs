@@ -1,7 +1,7 @@
 //! The client of Postern: knocks at a gate, and carries a connection through the door that opens.
 //!
 //! ```text
-//!            command: knock, close, proxy, sequence
+//!            command: knock, close, proxy, doctor, sequence
 //!               │
 //!  cli ──▶ config ──▶ resolve ──▶ source ──▶ knock ~~~UDP~~~▶ gate
 //!  what    Profile    addresses   whom to    seal, send         │ opens
@@ -53,6 +53,9 @@ mod exact;
 
 mod splice;
 
+// Beside the way: what only a diagnosis asks.
+mod ntp;
+
 // What joins these rooms, and what comes out of them.
 mod gate;
 
@@ -75,8 +78,8 @@ pub use postern_proto as proto;
 pub use refused::Refused;
 pub use reply::Reply;
 pub use report::{
-    AnswerReport, CloseReport, FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, Report,
-    SequenceReport, finish,
+    AnswerReport, CloseReport, DoctorReport, FailedReport, Finding, GateReport, KnockReport, KnockedReport,
+    Level, OpenReport, Report, SequenceReport, finish,
 };
 pub use resolve::Family;
 pub use source::{SourceChoice, SourceError};

@@ -10,6 +10,8 @@
 //!          "clock_offset_ms":-12,"round_trip_ms":9},
 //!          "open":[{"service":"ssh","address":"192.0.2.7","port":22,"after_ms":9}]}
 //! close   {"version":1,"gate":"bastion","services":["ssh"],"knocks":[...],"failed":[],"answer":{...}}
+//! doctor  {"version":1,"gate":"bastion","healthy":false,"findings":[{"id":"clock-off","level":"fault",
+//!          "message":"this host's clock is 5 min behind the gate's","advice":"set it right, ..."}]}
 //! sequence  {"version":1,"host":"old.example.org","sequence":"legacy","steps":["7000/tcp","8000/udp"],
 //!            "addresses":["192.0.2.8"],"failed":[],"open":[{"address":"192.0.2.8","port":22,"after_ms":9}]}
 //! gates   {"version":1,"gates":[{"name":"bastion","addresses":["..."],"ports":[62201],"services":{"ssh":["22/tcp"]},
@@ -26,6 +28,7 @@
 //! of a gate's sequence are those that it opens.
 
 mod answer;
+mod doctor;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,7 +46,8 @@ use serde::Serialize;
 use crate::error::{Error, without_profiles};
 
 pub use answer::AnswerReport;
-pub(crate) use answer::warn_of_clock;
+pub(crate) use answer::{CLOCK_WARNING_SECONDS, Off, open_line, warn_of_clock};
+pub use doctor::{DoctorReport, Finding, Level};
 
 const VERSION: u8 = 1;
 
@@ -56,6 +60,8 @@ pub enum Report {
     Knock(KnockReport),
     /// Knocks that close were sent.
     Close(CloseReport),
+    /// What is well and what is not.
+    Doctor(DoctorReport),
     /// A sequence was sent, or printed.
     Sequence(SequenceReport),
     /// The gates of the configuration.
@@ -194,6 +200,10 @@ pub struct GateReport {
 /// Prints what came of a command and gives the exit code.
 #[must_use]
 pub fn finish(json: bool, outcome: Result<Report, Error>) -> ExitCode {
+    let code = match &outcome {
+        Ok(Report::Doctor(report)) if !report.healthy => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    };
     let printed = match outcome {
         Err(error) => {
             let answer = match &error {
@@ -207,7 +217,7 @@ pub fn finish(json: bool, outcome: Result<Report, Error>) -> ExitCode {
         Ok(report) => write!(io::stdout(), "{report}"),
     };
     match printed.and_then(|()| io::stdout().flush()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => code,
         Err(error) => fail(false, &format!("cannot write to stdout: {error}"), 1),
     }
 }
@@ -264,6 +274,7 @@ impl fmt::Display for Report {
         match self {
             Self::Knock(report) => report.fmt(f),
             Self::Close(report) => report.fmt(f),
+            Self::Doctor(report) => report.fmt(f),
             Self::Sequence(report) => report.fmt(f),
             Self::Gates { gates } => gates.iter().try_for_each(|gate| gate.fmt(f)),
             Self::Import { gate, config, replaced } => {
