@@ -86,6 +86,13 @@ pub(crate) enum Command {
     /// Where no service of the gate has the port, and a sequence of the gate opens it, that is sent instead of a knock.
     #[command(after_help = format!("{SSH}\n\n{EXIT_CODES}"))]
     Proxy(ProxyArgs),
+    /// Find out why a gate does not open: follows a knock step by step
+    ///
+    /// It looks at the configuration, names, routes, clocks and address translation by probes that open nothing; then it
+    /// opens each service, connects to its first TCP port, and closes what it opened. It exits with 0 only where all is
+    /// well.
+    #[command(after_help = EXIT_CODES)]
+    Doctor(DoctorArgs),
     /// Touch ports in their order: a classic sequence, for knockd or a gate's own
     ///
     /// A TCP step is one SYN, a UDP step one datagram. Where the configuration has sequences for a gate, the NAME of one
@@ -149,6 +156,26 @@ pub(crate) struct CloseArgs {
     pub(crate) services: Vec<ServiceName>,
     /// Wait for the gate's answer this long at most, and knock anew meanwhile
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "4")]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) aim: AimArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct DoctorArgs {
+    /// A gate of the configuration, or "-": the profile in --profile-file or in POSTERN_PROFILE
+    pub(crate) gate: Gate,
+    /// The services to try [default: all of the gate's profile]
+    #[arg(value_name = "SERVICE")]
+    pub(crate) services: Vec<ServiceName>,
+    /// Compare this host's clock with that of a time server
+    #[arg(long, value_name = "HOST")]
+    pub(crate) ntp: Option<Host>,
+    /// Tell whether address translation on the way lets "postern proxy --exact" work
+    #[arg(long)]
+    pub(crate) exact: bool,
+    /// Wait for each answer and each connection this long at most
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "3")]
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) aim: AimArgs,

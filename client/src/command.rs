@@ -2,6 +2,7 @@
 
 mod close;
 mod completions;
+mod doctor;
 mod doors;
 mod gates;
 mod import;
@@ -36,6 +37,7 @@ pub fn run(cli: &Cli) -> Result<Report, Error> {
     match &cli.command {
         Command::Knock(args) => wait_for(knock::run(cli, args)),
         Command::Close(args) => wait_for(close::run(cli, args)),
+        Command::Doctor(args) => wait_for(doctor::run(cli, args)),
         Command::Sequence(args) => wait_for(sequence::run(cli, args)),
         Command::Proxy(args) => {
             if cli.json {

@@ -32,6 +32,11 @@ impl NotOpen {
     pub(crate) const fn because(last: Option<io::Error>) -> Self {
         Self(last)
     }
+
+    /// Whether somebody said that nothing listens there.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.0.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    }
 }
 
 impl fmt::Display for NotOpen {

@@ -76,6 +76,21 @@ impl Knocker {
         source: SourceChoice,
         from_port: Option<NonZeroU16>,
     ) -> Result<io::Result<Knock>, Error> {
+        self.send_dated(self.clock.now(), to, request, source, from_port)
+    }
+
+    /// The same, dated `at`.
+    ///
+    /// # Errors
+    /// As with [`Knocker::send`].
+    pub(crate) fn send_dated(
+        &self,
+        at: WallTime,
+        to: SocketAddr,
+        request: &Request,
+        source: SourceChoice,
+        from_port: Option<NonZeroU16>,
+    ) -> Result<io::Result<Knock>, Error> {
         let socket = match connected_from(to, from_port) {
             Ok(socket) => socket,
             Err(error) => return Ok(Err(error)),
@@ -85,7 +100,7 @@ impl Knocker {
             Err(error) => return Ok(Err(error)),
         };
         let source = source.source(from.ip());
-        let datagram = self.seal(request, source, self.clock.now())?;
+        let datagram = self.seal(request, source, at)?;
         let nonce = *Datagram::from(&datagram).nonce();
         let (sent_at, sent) = (host_time(), Instant::now());
         let sending = socket.send(&datagram);

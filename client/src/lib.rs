@@ -1,7 +1,7 @@
 //! The client of Postern: knocks at a gate, and carries a connection through the door that opens.
 //!
 //! ```text
-//!            command: knock, close, proxy, sequence
+//!            command: knock, close, proxy, doctor, sequence
 //!               │
 //!  cli ──▶ config ──▶ resolve ──▶ source ──▶ knock ~~~UDP~~~▶ gate
 //!  what    Profile    addresses   whom to    seal, send         │ opens
@@ -59,6 +59,9 @@ mod ssh_config;
 
 mod file;
 
+// Beside the way: what only a diagnosis asks.
+mod ntp;
+
 // What joins these rooms, and what comes out of them.
 mod gate;
 
@@ -81,8 +84,8 @@ pub use postern_proto as proto;
 pub use refused::Refused;
 pub use reply::Reply;
 pub use report::{
-    AnswerReport, CloseReport, FailedReport, GateReport, KnockReport, KnockedReport, OpenReport, PageReport,
-    Report, SequenceReport, SshConfigReport, finish,
+    AnswerReport, CloseReport, DoctorReport, FailedReport, Finding, GateReport, KnockReport, KnockedReport,
+    Level, OpenReport, PageReport, Report, SequenceReport, SshConfigReport, finish,
 };
 pub use resolve::Family;
 pub use source::{SourceChoice, SourceError};

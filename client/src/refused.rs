@@ -19,28 +19,31 @@ pub struct Refused {
 
 impl std::error::Error for Refused {}
 
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { gate, refusal, reply } = self;
-        write!(f, "gate {gate} refused: {} ({refusal})", refusal.meaning())?;
-        let advice = match refusal {
+impl Refused {
+    /// What whoever knocked can do.
+    pub(crate) const fn advice(&self) -> &'static str {
+        match self.refusal {
             Refusal::UnusableSource => "state an address that it can let in: --source ADDRESS",
             Refusal::NotYetValid => "wait for that date, or ask the gate's administrator",
             Refusal::Expired => "ask the gate's administrator for more time",
             Refusal::SourceNotStated => "state this host's own: --source ADDRESS",
             Refusal::SourceNotOwn => "leave --source out",
-            Refusal::SourceNotAllowed => {
-                return write!(
-                    f,
-                    "; it was {}: knock from one of those, or ask the gate's administrator",
-                    reply.let_in()
-                );
-            }
+            Refusal::SourceNotAllowed => "knock from one of those, or ask the gate's administrator",
             Refusal::UnknownService => "ask the gate's administrator for a new profile",
             Refusal::ServiceNotAllowed => "name only those it may have, or ask the gate's administrator",
             Refusal::WindowTooLong => "ask for less with --window, or leave it out",
             _ => "the gate's log says more",
-        };
-        write!(f, "; {advice}")
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gate, refusal, reply } = self;
+        write!(f, "gate {gate} refused: {} ({refusal})", refusal.meaning())?;
+        if *refusal == Refusal::SourceNotAllowed {
+            write!(f, ": it is {}", reply.let_in())?;
+        }
+        write!(f, "; {}", self.advice())
     }
 }

@@ -4,6 +4,7 @@
 //! `docs/output.schema.json` says what each object holds.
 
 mod answer;
+mod doctor;
 mod ssh_config;
 
 use std::collections::BTreeMap;
@@ -23,7 +24,8 @@ use serde::Serialize;
 use crate::error::{Error, without_profiles};
 
 pub use answer::AnswerReport;
-pub(crate) use answer::warn_of_clock;
+pub(crate) use answer::{CLOCK_WARNING_SECONDS, Off, open_line, warn_of_clock};
+pub use doctor::{DoctorReport, Finding, Level};
 pub use ssh_config::SshConfigReport;
 
 const VERSION: u8 = 1;
@@ -40,6 +42,8 @@ pub enum Report {
     Knock(KnockReport),
     /// Knocks that close were sent.
     Close(CloseReport),
+    /// What is well and what is not.
+    Doctor(DoctorReport),
     /// A sequence was sent, or printed.
     Sequence(SequenceReport),
     /// The gates of the configuration.
@@ -212,6 +216,10 @@ fn is_quiet() -> bool {
 /// Prints what came of a command and gives the exit code.
 #[must_use]
 pub fn finish(json: bool, outcome: Result<Report, Error>) -> ExitCode {
+    let code = match &outcome {
+        Ok(Report::Doctor(report)) if !report.healthy => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    };
     let printed = match outcome {
         Err(error) => {
             let answer = match &error {
@@ -221,12 +229,12 @@ pub fn finish(json: bool, outcome: Result<Report, Error>) -> ExitCode {
             return fail_with(json, &error.to_string(), error.exit_code(), answer);
         }
         Ok(Report::Carried) => return ExitCode::SUCCESS,
-        Ok(_) if is_quiet() => return ExitCode::SUCCESS,
+        Ok(_) if is_quiet() => return code,
         Ok(report) if json => print_json(&report),
         Ok(report) => write!(io::stdout(), "{report}"),
     };
     match printed.and_then(|()| io::stdout().flush()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => code,
         Err(error) => fail(false, &format!("cannot write to stdout: {error}"), 1),
     }
 }
@@ -289,6 +297,7 @@ impl fmt::Display for Report {
         match self {
             Self::Knock(report) => report.fmt(f),
             Self::Close(report) => report.fmt(f),
+            Self::Doctor(report) => report.fmt(f),
             Self::Sequence(report) => report.fmt(f),
             Self::Gates { gates } => gates.iter().try_for_each(|gate| gate.fmt(f)),
             Self::Import { gate, config, replaced } => {

@@ -77,6 +77,25 @@ impl<'a> Rounds<'a> {
         ports: &[NonZeroU16],
         manner: Manner,
     ) -> Result<Self, Error> {
+        let rounds = Self::try_begin(knocker, request, addresses, ports, manner)?;
+        if rounds.destinations.iter().any(|destination| destination.sent > 0) {
+            return Ok(rounds);
+        }
+        let failures = rounds.destinations.iter().filter_map(Destination::failure);
+        Err(Error::Unsent(failures.map(|(to, error)| format!("{to}: {error}")).collect()))
+    }
+
+    /// The same, whether any knock left or not: each destination knows.
+    ///
+    /// # Errors
+    /// [`Error::NoRandom`].
+    pub(crate) fn try_begin(
+        knocker: &'a Knocker,
+        request: Request,
+        addresses: impl IntoIterator<Item = IpAddr>,
+        ports: &[NonZeroU16],
+        manner: Manner,
+    ) -> Result<Self, Error> {
         let to = addresses
             .into_iter()
             .flat_map(|address| ports.iter().map(move |port| SocketAddr::new(address, port.get())));
@@ -95,11 +114,7 @@ impl<'a> Rounds<'a> {
             heard,
         };
         rounds.round()?;
-        if rounds.destinations.iter().any(|destination| destination.sent > 0) {
-            return Ok(rounds);
-        }
-        let failures = rounds.destinations.iter().filter_map(Destination::failure);
-        Err(Error::Unsent(failures.map(|(to, error)| format!("{to}: {error}")).collect()))
+        Ok(rounds)
     }
 
     /// Sends the knocks that are to be repeated in any case. Where no answer comes, there is no other end.
@@ -272,7 +287,7 @@ pub(crate) async fn wait_until(when: Option<Instant>) {
 }
 
 /// An error of the network without its number.
-fn plain(error: &io::Error) -> String {
+pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

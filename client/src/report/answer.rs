@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use jiff::{Timestamp, ZonedDateTime};
 use postern_proto::{Outcome, Refusal, WallTime};
@@ -13,7 +14,9 @@ use crate::clock::ClockOffset;
 use crate::reply::Reply;
 
 /// A clock that is further off than this is told of: a gate refuses knocks that are off by a minute.
-const CLOCK_WARNING_SECONDS: u64 = 10;
+pub(crate) const CLOCK_WARNING_SECONDS: u64 = 10;
+
+const HALF_SECOND: Duration = Duration::from_millis(500);
 
 /// A gate's answer to a knock.
 #[derive(Debug, Serialize)]
@@ -77,30 +80,36 @@ impl AnswerReport {
     }
 }
 
+/// What is open, in one line.
+pub(crate) fn open_line(reply: &Reply, services: &str) -> String {
+    AnswerReport::from(reply).line(services, None)
+}
+
 /// Tells a person of a clock that is so far off that knocks will be refused one day.
 pub(crate) fn warn_of_clock(offset: ClockOffset) {
     if offset.abs().as_secs() >= CLOCK_WARNING_SECONDS {
-        say(&format!("this host's clock is {}: set it right", Off(offset)));
+        say(&format!("this host's clock is {}: set it right", Off(offset, "the gate's")));
     }
 }
 
-/// How far this host's clock is off.
-pub(crate) struct Off(pub(crate) ClockOffset);
+/// How far this host's clock is off somebody else's.
+pub(crate) struct Off<'a>(pub(crate) ClockOffset, pub(crate) &'a str);
 
-impl fmt::Display for Off {
+impl fmt::Display for Off<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let side = if self.0.host_is_behind() { "behind" } else { "ahead of" };
-        let seconds = self.0.abs().as_secs();
+        let (seconds, whose) = ((self.0.abs() + HALF_SECOND).as_secs(), self.1);
         match (seconds / 60, seconds % 60) {
-            (0, seconds) => write!(f, "{seconds} s {side} the gate's"),
-            (minutes, 0) => write!(f, "{minutes} min {side} the gate's"),
-            (minutes, seconds) => write!(f, "{minutes} min {seconds} s {side} the gate's"),
+            (0, 0) => write!(f, "within a second of {whose}"),
+            (0, seconds) => write!(f, "{seconds} s {side} {whose}"),
+            (minutes, 0) => write!(f, "{minutes} min {side} {whose}"),
+            (minutes, seconds) => write!(f, "{minutes} min {seconds} s {side} {whose}"),
         }
     }
 }
 
 /// The time of day where `now` is, with the date unless it is today.
-fn local_time(time: WallTime, now: &ZonedDateTime) -> String {
+pub(crate) fn local_time(time: WallTime, now: &ZonedDateTime) -> String {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     let Ok(timestamp) = Timestamp::from_second(seconds) else { return time.to_string() };
     let there = timestamp.to_zoned_datetime(now.time_zone().clone());
@@ -133,10 +142,12 @@ mod tests {
     #[test]
     fn a_clock_is_behind_or_ahead() {
         let (early, late) = (WallTime::from_secs(1000), WallTime::from_secs(1300));
-        assert_eq!(Off(ClockOffset::between(late, early)).to_string(), "5 min behind the gate's");
-        assert_eq!(Off(ClockOffset::between(early, late)).to_string(), "5 min ahead of the gate's");
-        let later = late.after(std::time::Duration::from_secs(12));
-        assert_eq!(Off(ClockOffset::between(later, late)).to_string(), "12 s behind the gate's");
-        assert_eq!(Off(ClockOffset::between(later, early)).to_string(), "5 min 12 s behind the gate's");
+        let off = |gate, host| Off(ClockOffset::between(gate, host), "the gate's").to_string();
+        assert_eq!(off(late, early), "5 min behind the gate's");
+        assert_eq!(off(early, late), "5 min ahead of the gate's");
+        let later = late.after(Duration::from_secs(12));
+        assert_eq!(off(later, late), "12 s behind the gate's");
+        assert_eq!(off(later, early), "5 min 12 s behind the gate's");
+        assert_eq!(off(late, late), "within a second of the gate's");
     }
 }

@@ -64,9 +64,10 @@ fn times_are_told_by_the_clients_clock_and_a_clock_that_is_off_is_told_of() {
         let client = start(&mut home.postern(&["knock", "home", "ssh"]));
         gate.answer(&gate.knock(), gate.opened());
         let outcome = client.finish().expect(0);
-        // The middle of sending and receiving is a little later or earlier than the moment of the answer.
-        let close = [says.to_owned(), says.replace("40", "39"), says.replace("25", "24")];
-        assert!(close.iter().any(|says| outcome.stderr.contains(says.as_str())), "{}", outcome.stderr);
+        // A busy machine answers a little later than in the middle between sending and receiving.
+        let near = |by: i64| says.replace(&ahead.abs().to_string(), &(ahead.abs() + by).to_string());
+        let says_so = (-1..=1).any(|by| outcome.stderr.contains(&near(by)));
+        assert!(says_so, "{}", outcome.stderr);
         assert_eq!(says.is_empty(), outcome.stderr.is_empty());
 
         let client = start(&mut home.postern(&["knock", "home", "ssh", "--json"]));
@@ -207,8 +208,9 @@ fn each_refusal_is_said_with_what_to_do() {
         let client = start(&mut home.postern(&["knock", "home", "ssh"]));
         gate.answer(&gate.knock(), Outcome::Refused(refusal));
         let outcome = client.finish().expect(6);
-        let says = format!("postern: gate home refused: {} ({refusal}); ", refusal.meaning());
+        let says = format!("postern: gate home refused: {} ({refusal})", refusal.meaning());
         assert!(outcome.stderr.starts_with(&says), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("; "), "it says what to do: {}", outcome.stderr);
         assert_eq!((outcome.stderr.lines().count(), &*outcome.stdout), (1, ""));
         gate.assert_no_more();
     }
@@ -349,7 +351,7 @@ fn a_proxy_in_vain_says_which_kind() {
     let home = Home::with("home", &gate.profile);
     let client = proxy(&gate, &home, closed.number(), &["--timeout", "0.3"]);
     let outcome = client.finish().expect(5);
-    assert!(outcome.stderr.contains("is the gate running"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("`postern doctor` finds out why"), "{}", outcome.stderr);
     gate.knock();
     let client = proxy(&gate, &home, closed.number(), &["--timeout", "0.3"]);
     gate.answer(&gate.knock(), gate.opened());

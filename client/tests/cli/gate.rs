@@ -2,13 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroU16;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use postern_proto::{
-    ANSWER_LEN, Answer, Authentic, ClientId, ClientKeys, ClientSecret, Datagram, GateId, GateKeys, KNOCK_LEN,
-    Nonce, Outcome, Profile, Request, WallTime, answer, open,
+    ANSWER_LEN, Answer, Authentic, ClientId, ClientKeys, ClientSecret, Datagram, Epoch, GateId, GateKeys,
+    KNOCK_LEN, Nonce, Outcome, Profile, Request, WallTime, answer, open,
 };
 use tokio::net::TcpSocket;
+
+use crate::home::Running;
 
 /// UDP sockets with the keys of the profile.
 pub(crate) struct Gate {
@@ -26,7 +28,7 @@ pub(crate) struct Arrived {
     pub(crate) bytes: [u8; KNOCK_LEN],
     pub(crate) from: SocketAddr,
     /// The number of the socket where it arrived.
-    at: usize,
+    pub(crate) at: usize,
 }
 
 impl Gate {
@@ -127,6 +129,47 @@ impl Gate {
 
     pub(crate) fn answer(&self, arrived: &Arrived, outcome: Outcome) {
         self.send(arrived, &self.sealed(arrived, outcome));
+    }
+
+    /// Answers every knock that is fresh by the gate's clock, and that `outcome` has something to say about, while the
+    /// client runs.
+    pub(crate) fn serve(
+        &self,
+        client: &mut Running,
+        answer: impl Fn(&Self, &Arrived) -> Option<[u8; ANSWER_LEN]>,
+    ) {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !client.has_ended() {
+            assert!(Instant::now() < deadline, "the client did not end in time");
+            for (at, socket) in self.sockets.iter().enumerate() {
+                socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+                let mut bytes = [0; 2048];
+                let Ok((KNOCK_LEN, from)) = socket.recv_from(&mut bytes) else { continue };
+                let bytes = *bytes.first_chunk().unwrap();
+                let now = self.now();
+                let epochs = (now.epoch().number() - 3..now.epoch().number() + 4).map(Epoch::new);
+                let datagram = Datagram::from(&bytes);
+                let mut opened =
+                    epochs.filter_map(|epoch| open(&self.keys, &self.client.seal, epoch, datagram).ok());
+                let Some(knock) = opened.next() else { continue };
+                let apart = now.since(knock.at()).max(knock.at().since(now));
+                let arrived = Arrived { knock, bytes, from, at };
+                if apart <= Duration::from_mins(1)
+                    && let Some(sealed) = answer(self, &arrived)
+                {
+                    self.send(&arrived, &sealed);
+                }
+            }
+        }
+    }
+
+    /// What a gate that allows everything says of a knock.
+    pub(crate) fn granted(&self, arrived: &Arrived) -> Outcome {
+        match arrived.knock.request() {
+            Request::Open { .. } => self.opened(),
+            Request::Close { .. } => Outcome::Closed,
+            Request::Probe => Outcome::Heard,
+        }
     }
 
     /// Asserts that no further knock is waiting anywhere. To be asked when the client has ended: on loopback, what was

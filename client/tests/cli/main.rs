@@ -6,6 +6,7 @@
 mod answers;
 mod bad_input;
 mod close;
+mod doctor;
 mod exact;
 mod gate;
 mod home;

@@ -81,8 +81,8 @@ fn each_object_is_what_the_schema_says_and_jq_reads_it() {
 #[test]
 fn the_schema_refuses_what_was_not_printed() {
     for (name, object) in [
-        ("failure", json!({"version": 1, "error": {"code": 6, "message": "x"}})),
-        ("failure", json!({"version": 2, "error": {"code": 3, "message": "x"}})),
+        ("failure", json!({"version": 1, "error": {"code": 7, "message": "x"}, "answer": null})),
+        ("failure", json!({"version": 2, "error": {"code": 3, "message": "x"}, "answer": null})),
         ("import", json!({"version": 1, "gate": "x", "config": "y"})),
         ("import", json!({"version": 1, "gate": "x", "config": "y", "replaced": false, "more": 1})),
         (

@@ -1,5 +1,5 @@
-//! 7. How long ssh takes to a shell, through `postern proxy` and a port that is shut, and with the port open anyway. Of Postern
-//! alone, with nftables; by hyperfine, side by side in one run.
+//! From ssh to a shell: through `postern proxy` and a port that is shut, and with the port open anyway. Of Postern alone,
+//! with nftables; by hyperfine, side by side in one run.
 
 use std::fs;
 use std::path::Path;
@@ -37,8 +37,11 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     section
 }
 
+/// A way to the shell, and its figures.
+type Row = (&'static str, Vec<Option<f64>>);
+
 /// Both ways in one run of hyperfine.
-fn one_run() -> Result<Vec<(&'static str, Vec<Option<f64>>)>> {
+fn one_run() -> Result<Vec<Row>> {
     let mut network = Network::new()?;
     let (host, client) = (network.host([1])?, network.host([2])?);
     let settings =
@@ -73,7 +76,7 @@ fn one_run() -> Result<Vec<(&'static str, Vec<Option<f64>>)>> {
     figures(&home.path("figures"))
 }
 
-fn figures(file: &Path) -> Result<Vec<(&'static str, Vec<Option<f64>>)>> {
+fn figures(file: &Path) -> Result<Vec<Row>> {
     let report: Value = serde_json::from_slice(&fs::read(file)?)?;
     let figure = |index: usize, name: &str| {
         let seconds = report["results"][index][name].as_f64();

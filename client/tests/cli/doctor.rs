@@ -1,0 +1,244 @@
+//! `postern doctor`: each fault that loopback can have is found, and named by its id.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+
+use postern_proto::{ANSWER_LEN, Outcome, Refusal, Request};
+use serde_json::Value;
+
+use crate::gate::{Arrived, ClosedPort, Gate};
+use crate::home::{Home, Outcome as Ended, run, start};
+
+/// The findings of a run, as "level id".
+fn findings(json: &Value) -> Vec<String> {
+    let findings = json["findings"].as_array().unwrap();
+    let text = |finding: &Value, field: &str| finding[field].as_str().unwrap().to_owned();
+    findings.iter().map(|one| format!("{} {}", text(one, "level"), text(one, "id"))).collect()
+}
+
+fn message<'a>(json: &'a Value, id: &str) -> &'a str {
+    let findings = json["findings"].as_array().unwrap();
+    let found = findings.iter().find(|finding| finding["id"] == id);
+    found.unwrap_or_else(|| panic!("no {id} in {json}"))["message"].as_str().unwrap()
+}
+
+struct Setup {
+    gate: Gate,
+    home: Home,
+    _listener: TcpListener,
+}
+
+impl Setup {
+    fn new(addresses: &[&str]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let gate = Gate::answering(addresses, 1, listener.local_addr().unwrap().port());
+        let home = Home::with("home", &gate.profile);
+        Self { gate, home, _listener: listener }
+    }
+
+    /// Runs to the end beside a gate that answers like this.
+    fn run(&self, args: &[&str], answer: impl Fn(&Gate, &Arrived) -> Option<[u8; ANSWER_LEN]>) -> Ended {
+        let mut client = start(&mut self.home.postern(&[&["doctor", "home"], args].concat()));
+        self.gate.serve(&mut client, answer);
+        client.finish()
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "as the gate's other answers")]
+fn grant(gate: &Gate, arrived: &Arrived) -> Option<[u8; ANSWER_LEN]> {
+    Some(gate.sealed(arrived, gate.granted(arrived)))
+}
+
+#[test]
+fn where_all_is_well_every_step_says_so() {
+    let setup = Setup::new(&["127.0.0.1"]);
+    let json = setup.run(&["ssh", "--exact", "--json"], grant).expect(0).json();
+    assert_eq!(
+        findings(&json),
+        [
+            "ok configuration",
+            "ok configuration-folder",
+            "ok route",
+            "ok answer",
+            "ok clock",
+            "ok nat",
+            "ok nat-ports",
+            "ok opened",
+            "ok connection",
+            "ok closed"
+        ]
+    );
+    assert_eq!((&json["healthy"], &json["gate"]), (&true.into(), &"home".into()));
+    let text = setup.run(&["ssh"], grant).expect(0);
+    assert!(text.stdout.ends_with("all is well with home\n"), "{}", text.stdout);
+    assert_eq!(text.stdout.lines().count(), 10);
+    assert_eq!(text.stderr, "");
+    // A service without TCP cannot be tried, and is no fault.
+    let json = setup.run(&["--json"], grant).expect(0).json();
+    assert!(findings(&json).contains(&"note udp-service".to_owned()), "{json}");
+}
+
+#[test]
+fn it_opens_nothing_before_the_gate_has_answered() {
+    let setup = Setup::new(&["127.0.0.1"]);
+    let mut client = start(&mut setup.home.postern(&["doctor", "home", "ssh", "--timeout", "0.3"]));
+    setup.gate.serve(&mut client, |_, arrived| {
+        assert!(matches!(arrived.knock.request(), Request::Probe), "{:?}", arrived.knock);
+        None
+    });
+    client.finish().expect(1);
+}
+
+#[test]
+fn a_gate_that_is_silent_and_one_that_is_down_are_told_apart() {
+    let setup = Setup::new(&["127.0.0.1"]);
+    let json = setup.run(&["--timeout", "0.3", "--json"], |_, _| None).expect(1).json();
+    assert_eq!(findings(&json).last().unwrap(), "fault wrong-key-or-gate-down");
+    let text = setup.run(&["--timeout", "0.3"], |_, _| None).expect(1).stdout;
+    assert!(text.contains("posternd status") && text.ends_with("home: 1 fault, 0 warnings\n"), "{text}");
+
+    let Setup { gate, home, _listener } = setup;
+    drop(gate);
+    let json = run(&mut home.postern(&["doctor", "home", "--timeout", "0.3", "--json"])).expect(1).json();
+    assert_eq!(findings(&json).last().unwrap(), "fault gate-down");
+}
+
+#[test]
+fn a_clock_that_is_off_is_measured_even_where_no_knock_is_fresh() {
+    for (ahead, level, says) in [
+        (30, "warning", "30 s behind the gate's"),
+        (300, "fault", "5 min behind the gate's"),
+        (-840, "fault", "14 min ahead of the gate's"),
+    ] {
+        let mut setup = Setup::new(&["127.0.0.1"]);
+        setup.gate.ahead = ahead;
+        let json = setup.run(&["ssh", "--timeout", "1", "--json"], grant).expect(1).json();
+        assert!(findings(&json).contains(&format!("{level} clock-off")), "{json}");
+        // A busy machine answers a little later than in the middle between sending and receiving.
+        let near = match says.split_once(' ').unwrap() {
+            ("30", rest) => [format!("29 {rest}"), format!("31 {rest}")],
+            ("5", rest) => [
+                format!("4 {}", rest.replace("min", "min 59 s")),
+                format!("5 {}", rest.replace("min", "min 1 s")),
+            ],
+            (_, rest) => [
+                format!("13 {}", rest.replace("min", "min 59 s")),
+                format!("14 {}", rest.replace("min", "min 1 s")),
+            ],
+        };
+        let message = message(&json, "clock-off");
+        assert!(message.contains(says) || near.iter().any(|near| message.contains(near)), "{message}");
+        // What it has learnt serves for the rest.
+        assert_eq!(findings(&json)[findings(&json).len() - 3..], ["ok opened", "ok connection", "ok closed"]);
+    }
+}
+
+#[test]
+fn address_translation_is_seen() {
+    let setup = Setup::new(&["127.0.0.1"]);
+    let translate = |port: u16| {
+        move |gate: &Gate, arrived: &Arrived| {
+            let port = if port == 0 { arrived.from.port() } else { port };
+            let seen = SocketAddr::new("203.0.113.7".parse().unwrap(), port);
+            Some(gate.sealed_as_seen(arrived, gate.granted(arrived), seen))
+        }
+    };
+    let json = setup.run(&["ssh", "--exact", "--json"], translate(0)).expect(0).json();
+    assert!(message(&json, "nat").contains("203.0.113.7 for 127.0.0.1"), "{json}");
+    assert!(findings(&json).contains(&"ok nat-ports".to_owned()), "{json}");
+    let json = setup.run(&["ssh", "--exact", "--json"], translate(9)).expect(1).json();
+    assert!(findings(&json).contains(&"warning nat-ports".to_owned()), "{json}");
+    let json = setup.run(&["ssh", "--json"], translate(9)).expect(0).json();
+    assert!(findings(&json).contains(&"note nat-ports".to_owned()), "{json}");
+}
+
+#[test]
+fn a_dead_address_is_named_beside_the_one_that_answers() {
+    let setup = Setup::new(&["127.0.0.1", "127.0.0.2"]);
+    let one = |gate: &Gate, arrived: &Arrived| grant(gate, arrived).filter(|_| arrived.at == 0);
+    let json = setup.run(&["ssh", "--timeout", "0.5", "--json"], one).expect(1).json();
+    assert_eq!(message(&json, "dead-address"), "127.0.0.2 does not answer, 127.0.0.1 does");
+    assert!(findings(&json).contains(&"ok connection".to_owned()), "{json}");
+}
+
+#[test]
+fn a_port_that_is_filtered_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let gate = Gate::answering(&["127.0.0.1"], 2, listener.local_addr().unwrap().port());
+    let home = Home::with("home", &gate.profile);
+    let setup = Setup { gate, home, _listener: listener };
+    let one = |gate: &Gate, arrived: &Arrived| grant(gate, arrived).filter(|_| arrived.at == 1);
+    let json = setup.run(&["ssh", "--timeout", "0.5", "--json"], one).expect(1).json();
+    let [filtered, open] = setup.gate.profile.ports[..] else { panic!("it has two ports") };
+    let says = format!("127.0.0.1 does not answer at port {filtered}, and does at {open}");
+    assert_eq!(message(&json, "silent-port"), says);
+}
+
+#[test]
+fn what_the_gate_refuses_is_named_by_its_reason() {
+    let setup = Setup::new(&["127.0.0.1"]);
+    let no_vpn = |gate: &Gate, arrived: &Arrived| {
+        let is_vpn = arrived.services().contains(&"vpn".to_owned());
+        let refused = Outcome::Refused(Refusal::ServiceNotAllowed);
+        Some(gate.sealed(arrived, if is_vpn { refused } else { gate.granted(arrived) }))
+    };
+    let json = setup.run(&["--json"], no_vpn).expect(1).json();
+    let found = findings(&json);
+    assert!(found.contains(&"fault service-not-allowed".to_owned()), "{json}");
+    assert!(
+        found.contains(&"ok connection".to_owned()) && found.ends_with(&["ok closed".to_owned()]),
+        "{json}"
+    );
+    let expired =
+        |gate: &Gate, arrived: &Arrived| Some(gate.sealed(arrived, Outcome::Refused(Refusal::Expired)));
+    let json = setup.run(&["--json"], expired).expect(1).json();
+    assert!(findings(&json).contains(&"fault expired".to_owned()), "{json}");
+    assert!(!findings(&json).iter().any(|finding| finding.ends_with("opened")), "{json}");
+}
+
+#[test]
+fn a_door_that_opens_onto_nothing_is_told_of() {
+    let closed = ClosedPort::new();
+    let gate = Gate::answering(&["127.0.0.1"], 1, closed.number());
+    let home = Home::with("home", &gate.profile);
+    let mut client = start(&mut home.postern(&["doctor", "home", "ssh", "--timeout", "0.5", "--json"]));
+    gate.serve(&mut client, grant);
+    let json = client.finish().expect(1).json();
+    assert!(findings(&json).contains(&"fault not-listening".to_owned()), "{json}");
+}
+
+#[test]
+fn a_gate_that_does_not_answer_is_judged_by_the_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let gate = Gate::listen(&["127.0.0.1"], 1, listener.local_addr().unwrap().port());
+    let home = Home::with("home", &gate.profile);
+    let json = run(&mut home.postern(&["doctor", "home", "ssh", "--json"])).expect(0).json();
+    let found = findings(&json);
+    assert_eq!(found[3..], ["note no-answers", "note sent", "ok connection", "note closed"], "{json}");
+    assert_eq!(gate.knock().services(), ["ssh"]);
+    assert!(matches!(gate.knock().knock.request(), Request::Close { .. }));
+    gate.assert_no_more();
+}
+
+#[test]
+fn what_is_wrong_on_this_host_is_found_without_the_gate() {
+    let setup = Setup::new(&["127.0.0.1"]);
+    let folder = setup.home.config().parent().unwrap().to_owned();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let json = setup.run(&["ssh", "--json"], grant).expect(1).json();
+    assert!(findings(&json).contains(&"warning configuration-folder".to_owned()), "{json}");
+    setup.home.chmod(0o644);
+    let json = setup.run(&["ssh", "--json"], grant).expect(1).json();
+    assert_eq!(findings(&json), ["fault configuration"]);
+    setup.home.chmod(0o600);
+    let json = setup.run(&["ssh", "-6", "--json"], grant).expect(1).json();
+    assert_eq!(findings(&json).last().unwrap(), "fault name-unresolved");
+
+    let mut profile = setup.gate.profile.clone();
+    profile.addresses = vec!["255.255.255.255".parse().unwrap()];
+    let home = Home::with("home", &profile);
+    let json = run(&mut home.postern(&["doctor", "home", "--json"])).expect(1).json();
+    assert_eq!(findings(&json).last().unwrap(), "fault no-route");
+    setup.gate.assert_no_more();
+}
