@@ -13,6 +13,7 @@ mod bench;
 mod clock_steps;
 mod commands;
 mod crowd;
+mod doctor;
 mod documents;
 mod doors;
 mod exact;

@@ -1,6 +1,6 @@
 //! Hosts behind a router that translates their addresses into its own, as a home or an office has it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use anyhow::Result;
 
@@ -48,7 +48,7 @@ RULES
 ";
 /// On a host inside, of the number `$0`.
 const INSIDE: &str = "
-ip link del eth0
+ip addr flush dev eth0
 ip link set eth1 up
 ip addr add 192.168.7.$0/24 dev eth1
 ip addr add fd77::$0/64 dev eth1 nodad
@@ -86,18 +86,13 @@ impl Nat {
         self.router.ip(family)
     }
 
-    /// Has the router drop what goes to this address and UDP port, without a word.
+    /// Has the router drop all UDP, without a word.
     ///
     /// # Errors
     /// When it cannot be told to.
-    pub fn drops_udp_to(&self, to: SocketAddr) -> Result<()> {
-        let family = if to.is_ipv4() { "ip" } else { "ip6" };
-        let (address, port) = (to.ip(), to.port());
-        let rules = format!(
-            "table inet drops {{ chain forward {{ type filter hook forward priority 0; \
-             {family} daddr {address} udp dport {port} drop; }}; }}"
-        );
-        shell(&self.router, "echo \"$0\" | nft -f -", &[&rules])
+    pub fn drops_udp(&self) -> Result<()> {
+        let rules = "table inet drops { chain forward { type filter hook forward priority 0; meta l4proto udp drop; }; }";
+        shell(&self.router, "echo \"$0\" | nft -f -", &[rules])
     }
 }
 
