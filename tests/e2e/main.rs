@@ -10,6 +10,7 @@ mod automation;
 mod automation_examples;
 mod bad_input;
 mod bench;
+mod client;
 mod clock_steps;
 mod commands;
 mod crowd;

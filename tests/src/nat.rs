@@ -94,6 +94,14 @@ impl Nat {
         let rules = "table inet drops { chain forward { type filter hook forward priority 0; meta l4proto udp drop; }; }";
         shell(&self.router, "echo \"$0\" | nft -f -", &[rules])
     }
+
+    /// Has it drop nothing any more.
+    ///
+    /// # Errors
+    /// When it cannot be told to.
+    pub fn lets_udp_through(&self) -> Result<()> {
+        shell(&self.router, "nft delete table inet drops", &[])
+    }
 }
 
 fn shell(host: &Host, script: &str, arguments: &[&str]) -> Result<()> {
