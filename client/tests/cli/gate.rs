@@ -76,7 +76,12 @@ impl Gate {
         let (len, from) = socket.recv_from(&mut bytes).expect("a knock arrives in time");
         assert_eq!(len, KNOCK_LEN);
         let bytes: [u8; KNOCK_LEN] = bytes[..len].try_into().unwrap();
-        let datagram = Datagram::new(&bytes).unwrap();
+        Arrived { knock: self.open(&bytes), bytes, from, at }
+    }
+
+    /// What a client of the gate has just made.
+    pub(crate) fn open(&self, bytes: &[u8; KNOCK_LEN]) -> Authentic {
+        let datagram = Datagram::from(bytes);
         let now = WallTime::from(SystemTime::now());
         let epoch = [now, now.before(Duration::from_secs(30))]
             .map(WallTime::epoch)
@@ -85,7 +90,7 @@ impl Gate {
             .expect("the hint is this client's in this epoch or the last");
         let knock = open(&self.keys, &self.client.seal, epoch, datagram).expect("the knock opens");
         assert!(now.since(knock.at()) < Duration::from_secs(20));
-        Arrived { knock, bytes, from, at }
+        knock
     }
 
     pub(crate) fn knock(&self) -> Arrived {

@@ -7,6 +7,7 @@ mod answers;
 mod bad_input;
 mod close;
 mod doctor;
+mod dry_run;
 mod exact;
 mod gate;
 mod home;
