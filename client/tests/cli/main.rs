@@ -13,6 +13,7 @@ mod gate;
 mod home;
 mod import;
 mod knock;
+mod library;
 mod proxy;
 mod sequence;
 mod transcript;
