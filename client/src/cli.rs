@@ -2,6 +2,7 @@
 
 #![expect(clippy::doc_markdown, reason = "clap prints these comments as they are, backticks and all")]
 
+mod knock;
 mod manual;
 mod sequence;
 mod ssh_config;
@@ -23,6 +24,7 @@ use crate::report;
 use crate::resolve::Family;
 use crate::source::SourceChoice;
 
+pub(crate) use knock::{CloseArgs, DoctorArgs, DryRunArgs};
 pub(crate) use manual::{CompletionsArgs, ManArgs, Shell};
 pub(crate) use sequence::{SequenceArgs, Which, delay, parse_steps};
 pub(crate) use ssh_config::SshConfigArgs;
@@ -133,7 +135,7 @@ pub(crate) struct KnockArgs {
     #[arg(value_name = "SERVICE")]
     pub(crate) services: Vec<ServiceName>,
     /// Wait until the first TCP port of each service lets a connection in, this long at most
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with_all = ["dry_run", "hex"])]
     pub(crate) wait: Option<Duration>,
     /// Open only to connections from this source port
     ///
@@ -145,40 +147,8 @@ pub(crate) struct KnockArgs {
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) how: HowArgs,
-}
-
-#[derive(Args)]
-pub(crate) struct CloseArgs {
-    /// A gate of the configuration, or "-": the profile in --profile-file or in POSTERN_PROFILE
-    pub(crate) gate: Gate,
-    /// The services to close [default: all of the gate's profile]
-    #[arg(value_name = "SERVICE")]
-    pub(crate) services: Vec<ServiceName>,
-    /// Wait for the gate's answer this long at most, and knock anew meanwhile
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "4")]
-    pub(crate) timeout: Duration,
     #[command(flatten)]
-    pub(crate) aim: AimArgs,
-}
-
-#[derive(Args)]
-pub(crate) struct DoctorArgs {
-    /// A gate of the configuration, or "-": the profile in --profile-file or in POSTERN_PROFILE
-    pub(crate) gate: Gate,
-    /// The services to try [default: all of the gate's profile]
-    #[arg(value_name = "SERVICE")]
-    pub(crate) services: Vec<ServiceName>,
-    /// Compare this host's clock with that of a time server
-    #[arg(long, value_name = "HOST")]
-    pub(crate) ntp: Option<Host>,
-    /// Tell whether address translation on the way lets "postern proxy --exact" work
-    #[arg(long)]
-    pub(crate) exact: bool,
-    /// Wait for each answer and each connection this long at most
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "3")]
-    pub(crate) timeout: Duration,
-    #[command(flatten)]
-    pub(crate) aim: AimArgs,
+    pub(crate) dry_run: DryRunArgs,
 }
 
 #[derive(Args)]

@@ -4,6 +4,7 @@ mod close;
 mod completions;
 mod doctor;
 mod doors;
+mod dry_run;
 mod gates;
 mod import;
 mod knock;
@@ -70,25 +71,33 @@ pub(crate) fn wait_for<T>(future: impl Future<Output = Result<T, Error>>) -> Res
 /// Names and addresses that no knock could be sent to; people are told of them at once.
 fn failures(cli: &Cli, sending: &Sending<'_>) -> Vec<FailedReport> {
     let failed: Vec<_> = sending.failures().map(|(host, message)| FailedReport { host, message }).collect();
+    say_failures(cli, &failed);
+    failed
+}
+
+fn say_failures(cli: &Cli, failed: &[FailedReport]) {
     if !cli.json {
-        for FailedReport { host, message } in &failed {
+        for FailedReport { host, message } in failed {
             say(&format!("not knocked at {host}: {message}"));
         }
     }
-    failed
 }
 
 /// Where knocks went.
 fn knocks(sending: &Sending<'_>) -> Vec<KnockedReport> {
     let report = |destination: &Destination| {
-        let source = match destination.source? {
-            Source::Observed => "observed".to_owned(),
-            Source::Stated(address) => address.to_string(),
-        };
+        let (source, sent) = (source_text(destination.source?), destination.sent);
         let (address, port) = (destination.to.ip(), destination.to.port());
-        Some(KnockedReport { address, port, sent: destination.sent, source })
+        Some(KnockedReport { address, port, sent, source, times: sent, datagram: None })
     };
     sending.destinations().iter().filter_map(report).collect()
+}
+
+fn source_text(source: Source) -> String {
+    match source {
+        Source::Observed => "observed".to_owned(),
+        Source::Stated(address) => address.to_string(),
+    }
 }
 
 /// The profile of the gate `-`: it needs neither configuration nor home.

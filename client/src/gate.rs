@@ -23,6 +23,27 @@ use crate::source::SourceChoice;
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A gate, and what this client may ask it for.
+///
+/// It can be shared: all that it learns of the gate is how far its clock is ahead, by which later knocks are dated.
+///
+/// ```
+/// use postern_client::Gate;
+/// use postern_client::proto::{ClientId, ClientSecret, GateId, Profile};
+///
+/// // As in a profile line, which Profile::from_line reads.
+/// let profile = Profile {
+///     gate: GateId::from_bytes([1; 16]),
+///     client: ClientId::from_bytes([2; 8]),
+///     secret: ClientSecret::from_bytes([3; 32]),
+///     addresses: vec!["gate.example.org".parse()?],
+///     ports: vec![62201.try_into()?],
+///     services: [("ssh".parse()?, vec!["22/tcp".parse()?])].into(),
+///     answers: true,
+/// };
+/// let gate = Gate::from_profile(profile)?;
+/// assert!(gate.answers() && gate.services().contains_key(&"ssh".parse()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Gate {
     name: String,
     profile: Profile,
@@ -30,6 +51,15 @@ pub struct Gate {
 }
 
 /// How to knock.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let mut options = postern_client::Options::default();
+/// options.window = Some("10m".parse()?);
+/// options.timeout = Duration::from_secs(2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
@@ -125,6 +155,16 @@ impl Gate {
     ///
     /// The answer is absent where the gate gives none: then the knock was sent, and no more is known.
     ///
+    /// ```no_run
+    /// # async fn example(gate: postern_client::Gate) -> Result<(), postern_client::Error> {
+    /// // All services of the profile, for their own windows.
+    /// if let Some(reply) = gate.knock(&[], &postern_client::Options::default()).await? {
+    ///     println!("{} opened within {:?}", reply.to, reply.round_trip);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Refused`] when the gate said no; [`Error::InVain`] when it should have answered and did not;
     /// [`Error`] when nothing could be sent.
@@ -135,6 +175,13 @@ impl Gate {
     }
 
     /// Asks it to close services again that it has open for this host, all of the profile where none are named.
+    ///
+    /// ```no_run
+    /// # async fn example(gate: postern_client::Gate) -> Result<(), postern_client::Error> {
+    /// gate.close(&[], &postern_client::Options::default()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As with [`Gate::knock`].

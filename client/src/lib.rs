@@ -24,6 +24,30 @@
 //! answer, what this crate reports of a knock is that it was sent, and of a door that a TCP connection went through it.
 //! The rooms on the way (`resolve` to `splice`) know nothing of the configuration; `gate` and the commands join them.
 //! Called as `knock`, the program is knockd's client (`drop_in`).
+//!
+//! # As a library
+//!
+//! A program knocks by itself with a [`Gate`], on a runtime of tokio:
+//!
+//! ```no_run
+//! use postern_client::{Error, Gate, Options};
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Error> {
+//!     // The gate "bastion" of ~/.config/postern/config.toml.
+//!     let gate = Gate::load(&"bastion".parse().expect("it is a name"), None)?;
+//!     let ssh = ["ssh".parse().expect("it is a name")];
+//!     match gate.knock(&ssh, &Options::default()).await {
+//!         Ok(Some(reply)) => println!("open to {} until {:?}", reply.let_in(), reply.until()),
+//!         Ok(None) => println!("sent: this gate does not answer"),
+//!         Err(Error::Refused(refused)) => println!("refused: {}", refused.refusal.meaning()),
+//!         Err(error) => return Err(error),
+//!     }
+//!     // ... connect ...
+//!     gate.close(&ssh, &Options::default()).await?;
+//!     Ok(())
+//! }
+//! ```
 
 #![forbid(unsafe_code)]
 

@@ -5,13 +5,13 @@
 
 mod answer;
 mod doctor;
+mod knock;
 mod ssh_config;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +26,7 @@ use crate::error::{Error, without_profiles};
 pub use answer::AnswerReport;
 pub(crate) use answer::{CLOCK_WARNING_SECONDS, Off, open_line, warn_of_clock};
 pub use doctor::{DoctorReport, Finding, Level};
+pub use knock::{CloseReport, KnockReport, KnockedReport};
 pub use ssh_config::SshConfigReport;
 
 const VERSION: u8 = 1;
@@ -81,43 +82,6 @@ pub enum Report {
     Carried,
 }
 
-/// Knocks that were sent.
-#[derive(Debug, Serialize)]
-pub struct KnockReport {
-    /// The gate's name, or `-`.
-    pub gate: String,
-    /// What was asked for.
-    pub services: Vec<ServiceName>,
-    /// For how long, in seconds, when that was said.
-    pub window_seconds: Option<u32>,
-    /// Where knocks went.
-    pub knocks: Vec<KnockedReport>,
-    /// Names and addresses that no knock could be sent to.
-    pub failed: Vec<FailedReport>,
-    /// What the gate answered, where it does.
-    pub answer: Option<AnswerReport>,
-    /// The one source port that is let in.
-    #[serde(skip)]
-    pub from_port: Option<NonZeroU16>,
-    /// What let a connection in, when that was waited for.
-    pub open: Option<Vec<OpenReport>>,
-}
-
-/// Knocks that were sent to close something.
-#[derive(Debug, Serialize)]
-pub struct CloseReport {
-    /// The gate's name, or `-`.
-    pub gate: String,
-    /// What was to be closed.
-    pub services: Vec<ServiceName>,
-    /// Where knocks went.
-    pub knocks: Vec<KnockedReport>,
-    /// Names and addresses that no knock could be sent to.
-    pub failed: Vec<FailedReport>,
-    /// What the gate answered, where it does.
-    pub answer: Option<AnswerReport>,
-}
-
 /// A sequence that was sent, or only printed.
 #[derive(Debug, Serialize)]
 pub struct SequenceReport {
@@ -142,19 +106,6 @@ pub struct SequenceReport {
     /// Whether the steps are all that was asked for.
     #[serde(skip)]
     pub print: bool,
-}
-
-/// One address and port that was knocked at.
-#[derive(Debug, Serialize)]
-pub struct KnockedReport {
-    /// The address.
-    pub address: IpAddr,
-    /// The UDP port.
-    pub port: u16,
-    /// How many knocks left this host.
-    pub sent: u8,
-    /// Whom they asked to let in: `observed`, or an address.
-    pub source: String,
 }
 
 /// A name or an address that nothing, or not all of it, could be sent to.
@@ -314,49 +265,6 @@ impl fmt::Display for Report {
             }
             Self::Carried => Ok(()),
         }
-    }
-}
-
-impl fmt::Display for KnockReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let services = joined(&self.services);
-        if let Some(answer) = &self.answer {
-            writeln!(f, "{}", answer.line(&services, self.from_port))?;
-        }
-        // Where the gate has said what became of them, nobody asks what was sent.
-        for KnockedReport { address, port, sent, source } in
-            self.knocks.iter().filter(|_| self.answer.is_none())
-        {
-            let knocks = if *sent == 1 { "1 knock".to_owned() } else { format!("{sent} knocks") };
-            let whom = if source == "observed" { "the address it comes from" } else { source };
-            writeln!(f, "sent {knocks} to {address} port {port}: open {services} to {whom}")?;
-        }
-        for OpenReport { service, address, port, after_ms } in self.open.iter().flatten() {
-            let service = service.as_ref().map(|service| format!("{service} at ")).unwrap_or_default();
-            writeln!(f, "open: {service}{address} port {port}, {after_ms} ms after the knock")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for CloseReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let services = joined(&self.services);
-        if let Some(answer) = &self.answer {
-            return writeln!(f, "{}", answer.line(&services, None));
-        }
-        let line = |knocked: &KnockedReport| knocked.line(&format!("close {services} for"));
-        self.knocks.iter().try_for_each(|knocked| writeln!(f, "{}", line(knocked)))
-    }
-}
-
-impl KnockedReport {
-    /// What was sent, in one line; `what` it asks to do to whom.
-    fn line(&self, what: &str) -> String {
-        let Self { address, port, sent, source } = self;
-        let knocks = if *sent == 1 { "1 knock".to_owned() } else { format!("{sent} knocks") };
-        let whom = if source == "observed" { "the address it comes from" } else { source };
-        format!("sent {knocks} to {address} port {port}: {what} {whom}")
     }
 }
 

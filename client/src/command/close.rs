@@ -2,7 +2,8 @@
 
 use postern_proto::Request;
 
-use super::{failures, gate_of, knocks};
+use super::dry_run::{rehearse, say_where};
+use super::{failures, gate_of, knocks, say_failures};
 use crate::cli::{Cli, CloseArgs};
 use crate::error::Error;
 use crate::report::{CloseReport, Report, warn_of_clock};
@@ -12,7 +13,24 @@ pub(super) async fn run(cli: &Cli, args: &CloseArgs) -> Result<Report, Error> {
     let gate = gate_of(cli, &args.gate, &args.aim)?;
     let services = gate.wanted(&args.services)?;
     let names = services.iter().cloned().collect();
-    let mut sending = gate.send(Request::Close { services }, &options).await?;
+    let request = Request::Close { services };
+    if args.dry_run.is_dry() {
+        let (knocks, failed) = rehearse(&gate, &request, &options, &args.dry_run).await?;
+        if !cli.json {
+            say_failures(cli, &failed);
+            say_where(&knocks);
+        }
+        let gate = gate.name().to_owned();
+        return Ok(Report::Close(CloseReport {
+            gate,
+            services: names,
+            knocks,
+            failed,
+            answer: None,
+            dry_run: true,
+        }));
+    }
+    let mut sending = gate.send(request, &options).await?;
     let failed = failures(cli, &sending);
     let answer = sending.decision().await?;
     if let Some(answer) = answer.filter(|_| !cli.json) {
@@ -24,5 +42,6 @@ pub(super) async fn run(cli: &Cli, args: &CloseArgs) -> Result<Report, Error> {
         knocks: knocks(&sending),
         failed,
         answer: answer.as_ref().map(Into::into),
+        dry_run: false,
     }))
 }

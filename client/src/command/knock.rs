@@ -7,7 +7,8 @@ use postern_proto::{Protocol, Request, ServiceName, Services};
 use tokio::time::timeout;
 
 use super::doors::{Door, wait};
-use super::{failures, gate_of, knocks};
+use super::dry_run::{rehearse, say_where};
+use super::{failures, gate_of, knocks, say_failures};
 use crate::cli::{Cli, KnockArgs};
 use crate::error::{Advice, Error};
 use crate::gate::{Gate, Options, Sending};
@@ -25,7 +26,29 @@ pub(super) async fn run(cli: &Cli, args: &KnockArgs) -> Result<Report, Error> {
 
     let names = services.iter().cloned().collect();
     let Options { window, from_port, .. } = options;
-    let mut sending = gate.send(Request::Open { services, window, from_port }, &options).await?;
+    let request = Request::Open { services, window, from_port };
+    let report = |knocks, failed, answer: Option<Reply>, open| {
+        Report::Knock(KnockReport {
+            gate: gate.name().to_owned(),
+            services: names,
+            window_seconds: window.map(postern_proto::Window::as_secs),
+            knocks,
+            failed,
+            answer: answer.as_ref().map(Into::into),
+            from_port,
+            open,
+            dry_run: args.dry_run.is_dry(),
+        })
+    };
+    if args.dry_run.is_dry() {
+        let (knocks, failed) = rehearse(&gate, &request, &options, &args.dry_run).await?;
+        if !cli.json {
+            say_failures(cli, &failed);
+            say_where(&knocks);
+        }
+        return Ok(report(knocks, failed, None, None));
+    }
+    let mut sending = gate.send(request, &options).await?;
     let failed = failures(cli, &sending);
     let (answer, open) = match args.wait {
         Some(limit) => decision_and_doors(&gate, &mut sending, doors, limit).await?,
@@ -34,16 +57,7 @@ pub(super) async fn run(cli: &Cli, args: &KnockArgs) -> Result<Report, Error> {
     if let Some(answer) = answer.filter(|_| !cli.json) {
         warn_of_clock(answer.offset);
     }
-    Ok(Report::Knock(KnockReport {
-        gate: gate.name().to_owned(),
-        services: names,
-        window_seconds: window.map(postern_proto::Window::as_secs),
-        knocks: knocks(&sending),
-        failed,
-        answer: answer.as_ref().map(Into::into),
-        from_port,
-        open,
-    }))
+    Ok(report(knocks(&sending), failed, answer, open))
 }
 
 /// Waits for both. A connection through the door says more than an answer: where that was lost, it is enough.

@@ -48,6 +48,8 @@ fn arguments() {
         (&["knock", "home", "--from-port", "1", "--wait", "1"], 2, "cannot be used with"),
         (&["knock", "home", "vpn", "--wait", "1"], 2, "service vpn has no TCP port"),
         (&["knock", "home", "--profile-file", "x"], 2, "--profile-file is the profile of the gate \"-\""),
+        (&["knock", "home", "--wait", "1", "--dry-run"], 2, "cannot be used with"),
+        (&["knock", "home", "--wait", "1", "--hex"], 2, "cannot be used with"),
         (&["close", "home", "web"], 3, "gate home has no service web; it has ssh, vpn"),
         (&["close", "home", "ssh", "ssh"], 2, "service ssh is named twice"),
         (&["close", "home", "--window", "1m"], 2, "unexpected argument '--window'"),

@@ -76,16 +76,21 @@ impl Gate {
         let (len, from) = socket.recv_from(&mut bytes).expect("a knock arrives in time");
         assert_eq!(len, KNOCK_LEN);
         let bytes: [u8; KNOCK_LEN] = bytes[..len].try_into().unwrap();
-        let datagram = Datagram::new(&bytes).unwrap();
-        let now = WallTime::from(SystemTime::now());
-        let epoch = [now, now.before(Duration::from_secs(30))]
-            .map(WallTime::epoch)
-            .into_iter()
-            .find(|&epoch| datagram.unveil(&self.keys) == self.client.hint.hint(epoch))
-            .expect("the hint is this client's in this epoch or the last");
-        let knock = open(&self.keys, &self.client.seal, epoch, datagram).expect("the knock opens");
-        assert!(now.since(knock.at()) < Duration::from_secs(20));
-        Arrived { knock, bytes, from, at }
+        Arrived { knock: self.open(&bytes), bytes, from, at }
+    }
+
+    /// What a client of the gate has just made.
+    pub(crate) fn open(&self, bytes: &[u8; KNOCK_LEN]) -> Authentic {
+        let knock = self.try_open(bytes).expect("the knock opens, and was made about now");
+        let apart = self.now().since(knock.at()).max(knock.at().since(self.now()));
+        assert!(apart < Duration::from_mins(1), "it is {apart:?} off");
+        knock
+    }
+
+    fn try_open(&self, bytes: &[u8; KNOCK_LEN]) -> Option<Authentic> {
+        let now = self.now().epoch().number();
+        let mut epochs = (now - 3..now + 4).map(Epoch::new);
+        epochs.find_map(|epoch| open(&self.keys, &self.client.seal, epoch, Datagram::from(bytes)).ok())
     }
 
     pub(crate) fn knock(&self) -> Arrived {
@@ -147,11 +152,7 @@ impl Gate {
                 let Ok((KNOCK_LEN, from)) = socket.recv_from(&mut bytes) else { continue };
                 let bytes = *bytes.first_chunk().unwrap();
                 let now = self.now();
-                let epochs = (now.epoch().number() - 3..now.epoch().number() + 4).map(Epoch::new);
-                let datagram = Datagram::from(&bytes);
-                let mut opened =
-                    epochs.filter_map(|epoch| open(&self.keys, &self.client.seal, epoch, datagram).ok());
-                let Some(knock) = opened.next() else { continue };
+                let Some(knock) = self.try_open(&bytes) else { continue };
                 let apart = now.since(knock.at()).max(knock.at().since(now));
                 let arrived = Arrived { knock, bytes, from, at };
                 if apart <= Duration::from_mins(1)

@@ -1,0 +1,82 @@
+//! What `--dry-run` and `--hex` stand for: all that a knock is made of, and nothing sent.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use postern_proto::{KNOCK_LEN, Request};
+
+use super::source_text;
+use crate::cli::DryRunArgs;
+use crate::error::Error;
+use crate::gate::{Gate, Options};
+use crate::knock::connected;
+use crate::report::{FailedReport, KnockedReport, say};
+use crate::resolve::resolve;
+
+/// What would be sent to where, and what could not be.
+pub(super) async fn rehearse(
+    gate: &Gate,
+    request: &Request,
+    options: &Options,
+    args: &DryRunArgs,
+) -> Result<(Vec<KnockedReport>, Vec<FailedReport>), Error> {
+    let resolved = resolve(&gate.profile().addresses, options.family).await;
+    resolved.require_one()?;
+    let names = resolved.failed.iter().map(|(host, message)| (host.to_string(), message.clone()));
+    let mut failed: Vec<_> = names.map(|(host, message)| FailedReport { host, message }).collect();
+    let mut knocks = Vec::new();
+    for &address in &resolved.addresses {
+        for port in &gate.profile().ports {
+            let to = SocketAddr::new(address, port.get());
+            let routed = connected(to).and_then(|socket| socket.local_addr());
+            match routed {
+                Ok(local) => {
+                    let source = options.source.source(local.ip());
+                    let report = |times, datagram| KnockedReport {
+                        address,
+                        port: port.get(),
+                        sent: 0,
+                        source: source_text(source),
+                        times,
+                        datagram,
+                    };
+                    if !args.hex {
+                        knocks.push(report(options.repeat, None));
+                        continue;
+                    }
+                    for _ in 0..options.repeat {
+                        let datagram = gate.knocker.seal(request, source, gate.knocker.clock.now())?;
+                        knocks.push(report(1, Some(hex(&datagram))));
+                    }
+                }
+                Err(error) => {
+                    failed.push(FailedReport { host: to.to_string(), message: error.to_string() });
+                }
+            }
+        }
+    }
+    if knocks.is_empty() {
+        return Err(Error::Unsent(
+            failed.iter().map(|one| format!("{}: {}", one.host, one.message)).collect(),
+        ));
+    }
+    Ok((knocks, failed))
+}
+
+/// Tells a person what the lines of digits are.
+pub(super) fn say_where(knocks: &[KnockedReport]) {
+    for KnockedReport { address, port, datagram, .. } in knocks {
+        if datagram.is_some() {
+            say(&format!(
+                "for {address} port {port}: good once, for a minute, and whoever has it may send it"
+            ));
+        }
+    }
+}
+
+fn hex(datagram: &[u8; KNOCK_LEN]) -> String {
+    datagram.iter().fold(String::with_capacity(2 * KNOCK_LEN), |mut digits, byte| {
+        write!(digits, "{byte:02x}").expect("a text takes whatever is written to it");
+        digits
+    })
+}
