@@ -2,29 +2,27 @@
 
 #![expect(clippy::doc_markdown, reason = "clap prints these comments as they are, backticks and all")]
 
+mod aim;
 mod knock;
 mod manual;
 mod sequence;
 mod ssh_config;
 
-use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use postern_proto::profile::Host;
-use postern_proto::{GateName, NameError, ServiceName, Window};
+use postern_proto::{GateName, NameError};
 
-use crate::error::Error;
-use crate::gate::Options;
 use crate::report;
 use crate::resolve::Family;
-use crate::source::SourceChoice;
 
-pub(crate) use knock::{CloseArgs, DoctorArgs, DryRunArgs};
+use aim::family_with;
+pub(crate) use aim::{AimArgs, HowArgs};
+pub(crate) use knock::{CloseArgs, DoctorArgs, DryRunArgs, Exact, KnockArgs, ProxyArgs};
 pub(crate) use manual::{CompletionsArgs, ManArgs, Shell};
 pub(crate) use sequence::{SequenceArgs, Which, delay, parse_steps};
 pub(crate) use ssh_config::SshConfigArgs;
@@ -127,96 +125,6 @@ pub(crate) enum Command {
 }
 
 #[derive(Args)]
-pub(crate) struct KnockArgs {
-    /// A gate of the configuration, or "-": the profile in --profile-file, else in POSTERN_PROFILE, else in the systemd
-    /// credential postern-profile
-    pub(crate) gate: Gate,
-    /// The services to open [default: all of the gate's profile]
-    #[arg(value_name = "SERVICE")]
-    pub(crate) services: Vec<ServiceName>,
-    /// Wait until the first TCP port of each service lets a connection in, this long at most
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with_all = ["dry_run", "hex"])]
-    pub(crate) wait: Option<Duration>,
-    /// Open only to connections from this source port
-    ///
-    /// Does not go with --wait, whose own connections would use the port up.
-    #[arg(long, value_name = "PORT", conflicts_with = "wait")]
-    pub(crate) from_port: Option<NonZeroU16>,
-    /// Wait for the gate's answer this long at most, and knock anew meanwhile
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "4")]
-    pub(crate) timeout: Duration,
-    #[command(flatten)]
-    pub(crate) how: HowArgs,
-    #[command(flatten)]
-    pub(crate) dry_run: DryRunArgs,
-}
-
-#[derive(Args)]
-pub(crate) struct ProxyArgs {
-    /// A gate's name or one of its addresses: ssh's %h
-    pub(crate) host: String,
-    /// The TCP port to open: ssh's %p
-    pub(crate) port: NonZeroU16,
-    /// The gate, where HOST does not tell; "-": the profile in --profile-file, else in POSTERN_PROFILE, else in the systemd
-    /// credential postern-profile
-    #[arg(long)]
-    pub(crate) gate: Option<Gate>,
-    /// Give up when there is no connection after this long
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "15")]
-    pub(crate) timeout: Duration,
-    /// Knock only when the port does not let a connection in at once
-    #[arg(long)]
-    pub(crate) lazy: bool,
-    /// Have the gate let in this one connection only, by its source port
-    ///
-    /// Nobody else behind the same address translation can then use what was opened. Where the translation changes the
-    /// port, this fails, and "prefer" knocks again for any port. It does not go with a sequence.
-    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "only")]
-    pub(crate) exact: Option<Exact>,
-    /// Close at the end what the knock opened; close-on-exit = true in the configuration says the same
-    #[arg(long)]
-    pub(crate) close_on_exit: bool,
-    #[command(flatten)]
-    pub(crate) how: HowArgs,
-}
-
-/// How to knock.
-#[derive(Args)]
-pub(crate) struct HowArgs {
-    /// Ask for this window, such as 30s or 10m [default: the service's own]
-    #[arg(long)]
-    pub(crate) window: Option<Window>,
-    #[command(flatten)]
-    pub(crate) aim: AimArgs,
-}
-
-/// Where to knock at, and from where.
-#[derive(Args)]
-pub(crate) struct AimArgs {
-    /// Whom to let in: auto, observed, or an IP address
-    ///
-    /// "auto" states this host's address where it is a global one, and otherwise leaves it to the gate to observe where
-    /// the knock comes from ("observed"). Stating it is the stronger: a knock that somebody holds back and sends first
-    /// then lets in nobody else. With an IP address, only addresses of its family are knocked at.
-    #[arg(long, default_value = "auto")]
-    source: SourceChoice,
-    /// Knock this many times, 100 ms apart, or until the gate answers; each knock is a fresh one
-    ///
-    /// For networks that lose packets. A gate that answers, and did not, is knocked at again in any case.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=20))]
-    pub(crate) repeat: u8,
-    /// Knock at IPv4 addresses only
-    #[arg(short = '4', long, conflicts_with = "ipv6")]
-    ipv4: bool,
-    /// Knock at IPv6 addresses only
-    #[arg(short = '6', long)]
-    ipv6: bool,
-    /// The profile of the gate "-"; the file "-" is stdin
-    #[arg(long, value_name = "FILE")]
-    pub(crate) profile_file: Option<PathBuf>,
-}
-
-#[derive(Args)]
 pub(crate) struct ImportArgs {
     /// What to call the gate
     pub(crate) name: GateName,
@@ -234,15 +142,6 @@ pub(crate) struct ImportArgs {
     pub(crate) addresses: Vec<Host>,
 }
 
-/// What to do where a connection cannot be from the port that was stated.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Exact {
-    /// Fail
-    Only,
-    /// Connect from any port
-    Prefer,
-}
-
 /// A gate of the configuration, or the profile at hand.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Gate {
@@ -257,56 +156,6 @@ impl FromStr for Gate {
     fn from_str(text: &str) -> Result<Self, NameError> {
         if text == "-" { Ok(Self::AtHand) } else { text.parse().map(Self::Named) }
     }
-}
-
-impl HowArgs {
-    /// How to knock, and how long to wait for the answer.
-    pub(crate) fn options(&self, timeout: Duration) -> Result<Options, Error> {
-        Ok(Options { window: self.window, ..self.aim.options(timeout)? })
-    }
-
-    /// For a sequence the address that the gate will see, where that was stated, and the one family, if any, that is left.
-    /// It can say nothing else of this; and the address only where it is bound to it.
-    pub(crate) fn of_sequence(&self, is_bound: bool) -> Result<(Option<IpAddr>, Option<Family>), Error> {
-        let (source, family) = self.aim.source_and_family()?;
-        let (stated, is_auto) = (self.aim.stated(), source == SourceChoice::Auto);
-        let takes_source = is_auto || is_bound && stated.is_some();
-        if self.window.is_some() || !takes_source || self.aim.repeat > 1 {
-            return Err(Error::Usage(
-                "a sequence says neither window nor source, and is sent once: leave --window, --source and --repeat out"
-                    .into(),
-            ));
-        }
-        Ok((stated, family))
-    }
-}
-
-impl AimArgs {
-    /// How to knock, and how long to wait for the answer.
-    pub(crate) fn options(&self, timeout: Duration) -> Result<Options, Error> {
-        let (source, family) = self.source_and_family()?;
-        Ok(Options { source, family, repeat: self.repeat, timeout, ..Options::default() })
-    }
-
-    /// The source and the one family, if any, that it and `-4` and `-6` leave.
-    fn source_and_family(&self) -> Result<(SourceChoice, Option<Family>), Error> {
-        let family = family_with(self.stated(), one_family(self.ipv4, self.ipv6))?;
-        Ok((self.source, family))
-    }
-
-    const fn stated(&self) -> Option<IpAddr> {
-        if let SourceChoice::Stated(address) = self.source { Some(address) } else { None }
-    }
-}
-
-/// The one family, if any, that a stated source and what `-4` or `-6` asks for leave.
-fn family_with(stated: Option<IpAddr>, asked: Option<Family>) -> Result<Option<Family>, Error> {
-    let Some(address) = stated else { return Ok(asked) };
-    let stated = Family::of(address);
-    if asked.is_some_and(|asked| asked != stated) {
-        return Err(Error::Usage(format!("--source {address} is an {stated} address: leave -4 and -6 out")));
-    }
-    Ok(Some(stated))
 }
 
 /// The family that `-4` or `-6` leaves.

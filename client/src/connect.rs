@@ -4,7 +4,11 @@
 //! fresh sockets follow one another at growing gaps, none waiting for the ones before it: on a fast path a door that
 //! opens within a few milliseconds is found about as fast, and on a slow one an early attempt is not given up before
 //! its answer can be back. The first to succeed wins, and the others are dropped unfinished.
+//!
+//! Each attempt that succeeds and is not needed is one that sshd sees go before it has logged in, and newer ones hold that
+//! against the address. So where a gate answers, its answer is waited for with no more than one attempt under way.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +20,12 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// From the knock to the first attempt: a gate on the same network opens in about this time.
 const FIRST_GAP: Duration = Duration::from_millis(5);
+/// The same where the gate answers: most answers are there before, and on a slow path this saves a round trip.
+const FIRST_GAP_ANSWERED: Duration = Duration::from_millis(20);
+/// From one attempt to the next at least, where the gate answers.
+const GAP_ANSWERED: Duration = Duration::from_millis(300);
+/// What an attempt may take longer than a knock and its answer.
+const JITTER: Duration = Duration::from_millis(5);
 /// Between attempts at the most. With [`ATTEMPT_LIMIT`] it bounds how many are under way: fifteen an address.
 const LAST_GAP: Duration = Duration::from_millis(500);
 /// How long one attempt may take: several times the round trip of a slow path.
@@ -63,6 +73,23 @@ pub(crate) async fn connect(
     }
 }
 
+/// The same, where an answer that took so long says that it is open.
+///
+/// # Errors
+/// [`NotOpen`] at the deadline.
+pub(crate) async fn connect_opened(
+    peer: SocketAddr,
+    round_trip: Duration,
+    deadline: Instant,
+) -> Result<TcpStream, NotOpen> {
+    let mut attempts = Attempts::awaiting_answer(vec![peer]);
+    attempts.at_once(peer, round_trip);
+    match timeout_at(deadline, attempts.connected()).await {
+        Ok((stream, _)) => Ok(stream),
+        Err(_) => Err(attempts.give_up()),
+    }
+}
+
 /// A connection to one of the addresses that answers without being opened first.
 pub(crate) async fn connect_if_open(to: &[SocketAddr]) -> Option<TcpStream> {
     let mut attempts = Attempts::new(Vec::new());
@@ -82,8 +109,8 @@ pub(crate) async fn connect_if_open(to: &[SocketAddr]) -> Option<TcpStream> {
 
 /// Attempts to connect.
 pub(crate) trait Connecting {
-    /// Makes one attempt at once, where the door is said to be open.
-    fn at_once(&mut self, peer: SocketAddr);
+    /// Makes one attempt at once, where the door is said to be open, by an answer that took so long.
+    fn at_once(&mut self, peer: SocketAddr, round_trip: Duration);
     /// The first that succeeds. It may be dropped and asked again.
     async fn connected(&mut self) -> (TcpStream, SocketAddr);
     /// Why none did.
@@ -94,19 +121,33 @@ pub(crate) trait Connecting {
 pub(crate) struct Attempts {
     to: Vec<SocketAddr>,
     under_way: JoinSet<Attempt>,
+    /// When the last to each address began, unless it has failed.
+    begun: BTreeMap<SocketAddr, Instant>,
     gap: Duration,
     next: Instant,
+    /// Where the door is said to be open, and when it is tried unless an attempt that is under way succeeds.
+    called: Option<(SocketAddr, Instant)>,
     last: Option<io::Error>,
 }
 
 impl Attempts {
     /// To all of these addresses, beginning soon.
     pub(crate) fn new(to: Vec<SocketAddr>) -> Self {
-        let (under_way, next) = (JoinSet::new(), Instant::now() + FIRST_GAP);
-        Self { to, under_way, gap: FIRST_GAP, next, last: None }
+        Self::beginning(to, FIRST_GAP, FIRST_GAP * 3 / 2)
+    }
+
+    /// The same where an answer says when to begin, unless it is lost.
+    pub(crate) fn awaiting_answer(to: Vec<SocketAddr>) -> Self {
+        Self::beginning(to, FIRST_GAP_ANSWERED, GAP_ANSWERED)
+    }
+
+    fn beginning(to: Vec<SocketAddr>, first: Duration, gap: Duration) -> Self {
+        let (under_way, begun, next) = (JoinSet::new(), BTreeMap::new(), Instant::now() + first);
+        Self { to, under_way, begun, gap, next, called: None, last: None }
     }
 
     fn begin(&mut self, peer: SocketAddr) {
+        self.begun.insert(peer, Instant::now());
         self.under_way.spawn(async move {
             let unanswered = |_| Err(io::ErrorKind::TimedOut.into());
             (peer, timeout(ATTEMPT_LIMIT, TcpStream::connect(peer)).await.unwrap_or_else(unanswered))
@@ -114,40 +155,54 @@ impl Attempts {
     }
 
     fn judge(&mut self, ended: Result<Attempt, JoinError>) -> Option<(TcpStream, SocketAddr)> {
-        match ended {
+        let (peer, error) = match ended {
             Ok((peer, Ok(stream))) if !is_own_echo(&stream, peer) => return Some((stream, peer)),
-            // Unanswered in time; the next attempt is on its way.
-            Ok((_, Err(error))) if error.kind() == io::ErrorKind::TimedOut => {}
-            Ok((_, Err(error))) => self.last = Some(error),
-            _ => {}
+            Ok((peer, Ok(_))) => (peer, None),
+            Ok((peer, Err(error))) => (peer, Some(error)),
+            Err(_) => return None,
+        };
+        self.begun.remove(&peer);
+        if let Some((called, when)) = &mut self.called
+            && *called == peer
+        {
+            *when = Instant::now();
         }
+        // Unanswered in time; the next attempt is on its way.
+        self.last = error.filter(|error| error.kind() != io::ErrorKind::TimedOut).or(self.last.take());
         None
     }
 }
 
 impl Connecting for Attempts {
-    /// The others follow as at the beginning.
-    fn at_once(&mut self, peer: SocketAddr) {
-        self.begin(peer);
-        self.gap = FIRST_GAP;
-        self.next = Instant::now() + self.gap;
+    /// Or a little later: an attempt that is under way and met the open door is connected within the same time.
+    fn at_once(&mut self, peer: SocketAddr, round_trip: Duration) {
+        let now = Instant::now();
+        let due = self.begun.get(&peer).map_or(now, |begun| *begun + round_trip + JITTER);
+        self.called = Some((peer, due));
+        self.gap = GAP_ANSWERED.max(round_trip * 2);
+        self.next = due.max(now) + self.gap;
     }
 
     async fn connected(&mut self) -> (TcpStream, SocketAddr) {
         loop {
-            let next = self.next;
+            let (next, called) = (self.next, self.called);
             tokio::select! {
                 Some(ended) = self.under_way.join_next() => {
                     if let Some(connected) = self.judge(ended) {
                         return connected;
                     }
                 }
+                () = sleep_until(called.map_or(next, |(_, due)| due)), if called.is_some() => {
+                    if let Some((peer, _)) = self.called.take() {
+                        self.begin(peer);
+                    }
+                }
                 () = sleep_until(next) => {
                     for peer in self.to.clone() {
                         self.begin(peer);
                     }
-                    self.gap = (self.gap * 3 / 2).min(LAST_GAP);
                     self.next = Instant::now() + self.gap;
+                    self.gap = (self.gap * 3 / 2).min(LAST_GAP.max(self.gap));
                 }
             }
         }
@@ -203,6 +258,38 @@ mod tests {
         let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = [closed, open.local_addr().unwrap()];
         assert_eq!(connect(&to, deadline(10_000)).await.unwrap().1, to[1]);
+    }
+
+    #[tokio::test]
+    async fn where_an_answer_calls_for_it_there_is_one_attempt_and_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let connections = async |attempts: &mut Attempts| {
+            attempts.connected().await;
+            listener.accept().await.unwrap();
+            timeout(Duration::from_millis(50), listener.accept()).await.is_ok()
+        };
+        let mut attempts = Attempts::awaiting_answer(vec![peer]);
+        attempts.at_once(peer, Duration::from_millis(1));
+        assert!(!connections(&mut attempts).await, "a second connection was made");
+        // One that is under way already is given its time.
+        let mut attempts = Attempts::awaiting_answer(vec![peer]);
+        attempts.begin(peer);
+        attempts.at_once(peer, Duration::from_hours(1));
+        assert!(!connections(&mut attempts).await, "a second connection was made");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_under_way_and_fails_gives_way_to_the_one_that_is_called_for() {
+        let (socket, peer) = closed();
+        let mut attempts = Attempts::awaiting_answer(vec![peer]);
+        attempts.begin(peer);
+        // It runs now, and is refused before the door opens; that is noticed behind the answer.
+        tokio::task::yield_now().await;
+        let _listener = socket.listen(1).unwrap();
+        attempts.at_once(peer, Duration::from_hours(1));
+        let connected = timeout(Duration::from_secs(20), attempts.connected()).await;
+        assert_eq!(connected.expect("it is tried at once").1, peer);
     }
 
     #[tokio::test]

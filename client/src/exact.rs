@@ -112,7 +112,7 @@ impl ExactAttempts {
 }
 
 impl Connecting for ExactAttempts {
-    fn at_once(&mut self, peer: SocketAddr) {
+    fn at_once(&mut self, peer: SocketAddr, _: Duration) {
         // The one that was under way is dropped before: it may be to the same address.
         self.under_way = None;
         self.begin(peer, LAST_LIMIT);
@@ -187,9 +187,9 @@ mod tests {
         let peer = listener.local_addr().unwrap();
         let port = SourcePort::take(&[peer]).unwrap();
         let mut attempts = ExactAttempts::new(port, vec![peer], Duration::from_hours(1));
-        attempts.at_once(peer);
+        attempts.at_once(peer, Duration::ZERO);
         // Again before it has begun: the first is dropped.
-        attempts.at_once(peer);
+        attempts.at_once(peer, Duration::ZERO);
         assert_eq!(attempts.connected().await.1, peer);
     }
 

@@ -2,8 +2,8 @@
 
 use postern_proto::Request;
 
-use super::dry_run::{rehearse, say_where};
-use super::{failures, gate_of, knocks, say_failures};
+use super::dry_run::rehearse;
+use super::{failures, gate_of, knocks};
 use crate::cli::{Cli, CloseArgs};
 use crate::error::Error;
 use crate::report::{CloseReport, Report, warn_of_clock};
@@ -15,11 +15,7 @@ pub(super) async fn run(cli: &Cli, args: &CloseArgs) -> Result<Report, Error> {
     let names = services.iter().cloned().collect();
     let request = Request::Close { services };
     if args.dry_run.is_dry() {
-        let (knocks, failed) = rehearse(&gate, &request, &options, &args.dry_run).await?;
-        if !cli.json {
-            say_failures(cli, &failed);
-            say_where(&knocks);
-        }
+        let (knocks, failed) = rehearse(cli, &gate, &request, &options, &args.dry_run).await?;
         let gate = gate.name().to_owned();
         return Ok(Report::Close(CloseReport {
             gate,

@@ -33,7 +33,7 @@ const NTP_TIMEOUT: Duration = Duration::from_secs(3);
 const TOLERANCE_SECONDS: u64 = 60;
 
 pub(super) async fn run(cli: &Cli, args: &DoctorArgs) -> Result<Report, Error> {
-    let mut findings = Findings::new(!cli.json);
+    let mut findings = Findings::new(!cli.json && !cli.quiet);
     let name = match &args.gate {
         Which::Named(name) => name.to_string(),
         Which::AtHand => "-".to_owned(),

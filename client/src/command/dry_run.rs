@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use postern_proto::{KNOCK_LEN, Request};
 
-use super::source_text;
-use crate::cli::DryRunArgs;
+use super::{say_failures, source_text};
+use crate::cli::{Cli, DryRunArgs};
 use crate::error::Error;
 use crate::gate::{Gate, Options};
 use crate::knock::connected;
@@ -14,12 +14,19 @@ use crate::report::{FailedReport, KnockedReport, say};
 use crate::resolve::resolve;
 
 /// What would be sent to where, and what could not be.
+///
+/// # Errors
+/// [`Error::Usage`] where nobody is to be told.
 pub(super) async fn rehearse(
+    cli: &Cli,
     gate: &Gate,
     request: &Request,
     options: &Options,
     args: &DryRunArgs,
 ) -> Result<(Vec<KnockedReport>, Vec<FailedReport>), Error> {
+    if cli.quiet {
+        return Err(Error::Usage("--quiet prints nothing: leave it out, or --dry-run and --hex".into()));
+    }
     let resolved = resolve(&gate.profile().addresses, options.family).await;
     resolved.require_one()?;
     let names = resolved.failed.iter().map(|(host, message)| (host.to_string(), message.clone()));
@@ -60,11 +67,15 @@ pub(super) async fn rehearse(
             failed.iter().map(|one| format!("{}: {}", one.host, one.message)).collect(),
         ));
     }
+    say_failures(cli, &failed);
+    if !cli.json {
+        say_where(&knocks);
+    }
     Ok((knocks, failed))
 }
 
 /// Tells a person what the lines of digits are.
-pub(super) fn say_where(knocks: &[KnockedReport]) {
+fn say_where(knocks: &[KnockedReport]) {
     for KnockedReport { address, port, datagram, .. } in knocks {
         if datagram.is_some() {
             say(&format!(

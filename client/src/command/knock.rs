@@ -7,8 +7,8 @@ use postern_proto::{Protocol, Request, ServiceName, Services};
 use tokio::time::timeout;
 
 use super::doors::{Door, wait};
-use super::dry_run::{rehearse, say_where};
-use super::{failures, gate_of, knocks, say_failures};
+use super::dry_run::rehearse;
+use super::{failures, gate_of, knocks};
 use crate::cli::{Cli, KnockArgs};
 use crate::error::{Advice, Error};
 use crate::gate::{Gate, Options, Sending};
@@ -41,11 +41,7 @@ pub(super) async fn run(cli: &Cli, args: &KnockArgs) -> Result<Report, Error> {
         })
     };
     if args.dry_run.is_dry() {
-        let (knocks, failed) = rehearse(&gate, &request, &options, &args.dry_run).await?;
-        if !cli.json {
-            say_failures(cli, &failed);
-            say_where(&knocks);
-        }
+        let (knocks, failed) = rehearse(cli, &gate, &request, &options, &args.dry_run).await?;
         return Ok(report(knocks, failed, None, None));
     }
     let mut sending = gate.send(request, &options).await?;

@@ -179,7 +179,8 @@ async fn open(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
 
 async fn open_to_any_port(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
     let rounds = ask.open(None)?;
-    let attempts = Attempts::new(end.doors(&knocked(&rounds.destinations)));
+    let to = end.doors(&knocked(&rounds.destinations));
+    let attempts = if ask.gate.answers() { Attempts::awaiting_answer(to) } else { Attempts::new(to) };
     connect_when_open(ask.gate, rounds, attempts, end).await
 }
 
@@ -221,7 +222,7 @@ async fn connect_when_open(
                             warn_of_clock(reply.offset);
                         }
                         is_open = true;
-                        attempts.at_once(end.door(reply.to.ip()));
+                        attempts.at_once(end.door(reply.to.ip()), reply.round_trip);
                         rounds.rest();
                         again = Some(Instant::now() + patience);
                         patience *= 2;

@@ -301,6 +301,11 @@ fn a_proxy_connects_when_it_is_answered() {
     drop(listener.accept().unwrap());
     let outcome = client.finish().expect(0);
     assert_eq!(outcome.stderr, "");
+    // sshd holds it against an address when connections end before they have logged in.
+    listener.set_nonblocking(true).unwrap();
+    let again = listener.accept().expect_err("one connection is enough");
+    assert_eq!(again.kind(), std::io::ErrorKind::WouldBlock);
+    listener.set_nonblocking(false).unwrap();
     gate.assert_no_more();
 
     // The port needs no knock: it is tried first, where that was said.

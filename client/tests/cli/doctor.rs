@@ -95,6 +95,8 @@ fn a_gate_that_is_silent_and_one_that_is_down_are_told_apart() {
     let setup = Setup::new(&["127.0.0.1"]);
     let json = setup.run(&["--timeout", "0.3", "--json"], |_, _| None).expect(1).json();
     assert_eq!(findings(&json).last().unwrap(), "fault wrong-key-or-gate-down");
+    let quiet = setup.run(&["--timeout", "0.3", "--quiet"], |_, _| None).expect(1);
+    assert_eq!((&*quiet.stdout, &*quiet.stderr), ("", ""), "the exit code tells");
     let text = setup.run(&["--timeout", "0.3"], |_, _| None).expect(1).stdout;
     assert!(text.contains("posternd status") && text.ends_with("home: 1 fault, 0 warnings\n"), "{text}");
 

@@ -137,6 +137,8 @@ fn quiet_is_silent_about_all_but_errors() {
     for (args, code, says) in [
         (&["knock", "nobody", "-q"][..], 3, "no gate nobody"),
         (&["knock", "home", "-q", "--repeat", "x"], 2, "invalid value 'x'"),
+        (&["knock", "home", "-q", "--hex"], 2, "--quiet prints nothing: leave it out"),
+        (&["close", "home", "-q", "--dry-run"], 2, "--quiet prints nothing: leave it out"),
         (&["sequence", "127.0.0.1", "1", "-qv"], 2, "--quiet prints nothing: leave it out"),
         (&["sequence", "127.0.0.1", "1", "-q", "--print"], 2, "--quiet prints nothing: leave it out"),
     ] {

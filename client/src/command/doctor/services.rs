@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::findings::Findings;
 use super::{only, refused};
-use crate::connect::connect;
+use crate::connect::{connect, connect_opened};
 use crate::error::Error;
 use crate::gate::{Gate, Options};
 use crate::reply::Reply;
@@ -24,22 +24,19 @@ pub(super) async fn check(
     let mut opened = Vec::new();
     for service in services {
         let request = Request::Open { services: only(service)?, window: None, from_port: None };
-        let to = match ask(gate, request, options).await {
-            Ok(Some(reply)) => {
-                findings.ok("opened", open_line(&reply, service.as_str()));
-                BTreeSet::from([reply.to.ip()])
-            }
-            Ok(None) => {
-                findings.note("sent", format_args!("a knock for {service} was sent"));
-                addresses.clone()
-            }
+        let reply = match ask(gate, request, options).await {
+            Ok(reply) => reply,
             Err(error) => {
                 refused(gate, &format!("{service} does not open"), error, findings)?;
                 continue;
             }
         };
+        match &reply {
+            Some(reply) => findings.ok("opened", open_line(reply, service.as_str())),
+            None => findings.note("sent", format_args!("a knock for {service} was sent")),
+        }
         opened.push(service.clone());
-        go_through(gate, service, &to, options, findings).await;
+        go_through(gate, service, reply, addresses, options, findings).await;
     }
     if !opened.is_empty() {
         close(gate, opened, options, findings).await?;
@@ -55,6 +52,7 @@ async fn ask(gate: &Gate, request: Request, options: &Options) -> Result<Option<
 async fn go_through(
     gate: &Gate,
     service: &ServiceName,
+    reply: Option<Reply>,
     addresses: &BTreeSet<IpAddr>,
     options: &Options,
     findings: &mut Findings,
@@ -63,9 +61,17 @@ async fn go_through(
         findings.note("udp-service", format_args!("{service} has no TCP port that could be tried"));
         return;
     };
-    let to: Vec<_> = addresses.iter().map(|&address| SocketAddr::new(address, port.number.get())).collect();
-    match connect(&to, Instant::now() + options.timeout).await {
-        Ok((_, peer)) => findings.ok("connection", format_args!("{peer} lets a connection in, for {service}")),
+    let door = |address| SocketAddr::new(address, port.number.get());
+    let deadline = Instant::now() + options.timeout;
+    let connected = if let Some(Reply { to, round_trip, .. }) = reply {
+        let peer = door(to.ip());
+        connect_opened(peer, round_trip, deadline).await.map(|_| peer)
+    } else {
+        let to: Vec<_> = addresses.iter().copied().map(door).collect();
+        connect(&to, deadline).await.map(|(_, peer)| peer)
+    };
+    match connected {
+        Ok(peer) => findings.ok("connection", format_args!("{peer} lets a connection in, for {service}")),
         Err(not_open) if not_open.is_refused() => findings.fault(
             "not-listening",
             format_args!("{service} at port {}: {not_open}", port.number),
