@@ -1,18 +1,20 @@
 //! A client is answered once for each knock that is recorded, when it is done, from where it knocked; a copy, another
 //! client and a stranger never.
 
+use std::fs::File;
 use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use postern_proto::answer::Outcome;
 use postern_proto::{ANSWER_LEN, Answer, Payload, Refusal, Request, Services, Window};
-use postern_tests::capture::{Capture, Direction};
+use postern_tests::capture::{Capture, Direction, Packet};
 use postern_tests::gate::{KNOCK_PORTS, SSH, Settings, Variant};
-use postern_tests::knocks::{Knock, now, open};
+use postern_tests::knocks::{Knock, now, open, random};
 use postern_tests::netns::{Family, Host};
 use postern_tests::probe::{Seen, probe, udp, wait_to_see};
-use postern_tests::wait::LONG;
+use postern_tests::wait::{LONG, wait_for};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::neighbours::at_once;
 use crate::world::{World, grants, refuses};
@@ -146,16 +148,84 @@ fn nobody_is_answered_twice_after_a_restart() -> Result<()> {
     asking.heard_all()
 }
 
+/// To the kernel an answer begins a session. What comes back in it is met by silence as well, when nobody listens any more.
+#[test]
+fn who_was_answered_meets_silence_when_the_gate_is_gone() -> Result<()> {
+    at_once(&Variant::BACKENDS, |&variant| {
+        let mut world = World::running(Settings { variant, ..Settings::default() })?;
+        let mut ways = Vec::new();
+        for family in Family::ALL {
+            let asking = Asking::new(&world, &world.home, family, KNOCK_PORTS[0])?;
+            asking.asks(&world.alice.asks_for("ssh")?)?;
+            ways.push(asking.socket);
+        }
+        world.gate.stop()?;
+        let capture = Capture::start(world.gate.host(), Direction::Out, "udp or icmp or icmp6")?;
+        for socket in &ways {
+            for _ in 0..20 {
+                socket.send(&random::<ANSWER_LEN>())?;
+            }
+        }
+        world.gate.start(&[])?;
+        // The first that leaves is what is answered behind all of that.
+        let last = Asking::new(&world, &world.home, Family::V4, KNOCK_PORTS[1])?;
+        last.asks(&world.alice.asks_for("ssh")?)?;
+        let left = capture.wait_for("the last answer", |packets| !packets.is_empty())?;
+        let lengths: Vec<_> = left.iter().map(|packet| packet.udp_payload().map(<[u8]>::len)).collect();
+        ensure!(lengths == [Some(ANSWER_LEN)], "{lengths:?}");
+        capture.finish()
+    })
+    .map(drop)
+}
+
+/// While iptables cannot take a rule out, nobody is told that it is closed, however often he asks.
+#[test]
+fn closed_is_said_when_it_is() -> Result<()> {
+    let settings = Settings { variant: Variant::Legacy, window_secs: 600, ..Settings::default() };
+    let world = World::running(settings)?;
+    let asking = Asking::new(&world, &world.home, Family::V4, KNOCK_PORTS[0])?;
+    let close = || {
+        let request = Request::Close { services: Services::new(vec!["ssh".parse()?])? };
+        Ok::<_, anyhow::Error>(Payload { request, ..world.alice.asks_for("ssh")? })
+    };
+    let door = world.gate.at(Family::V4, SSH);
+    asking.asks(&world.alice.asks_for("ssh")?)?;
+    ensure!(probe(&world.home, door)? == Seen::Open, "open");
+
+    let lock = File::create(world.gate.directory().join("xtables.lock"))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    asking.send(&close()?)?;
+    world.gate.wait_for_events("a rule could not be taken out; the kernel ends a lease's at its time", 1)?;
+    for _ in 0..5 {
+        asking.send(&close()?)?;
+    }
+    ensure!(probe(&world.home, door)? == Seen::Open, "the rule stands still");
+    drop(lock);
+    wait_to_see(&world.home, door, Seen::Nothing)?;
+
+    // What is answered first was asked after that.
+    asking.socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let mut asked = Vec::new();
+    let bytes = wait_for("an answer", LONG, || {
+        asked.push(asking.send(&close()?)?);
+        Ok(asking.hears().ok())
+    })?;
+    let answer = asked.iter().find_map(|knock| world.alice.read_answer(knock, &bytes).ok());
+    ensure!(answer.context("an answer to an earlier one")?.outcome == Outcome::Closed, "closed");
+    world.opens(Family::V4).map(drop)
+}
+
 #[test]
 fn a_gate_can_be_without_answers() -> Result<()> {
     let world = World::running(Settings { answer: false, ..Settings::default() })?;
-    let capture = Capture::start(world.gate.host(), Direction::Out, "udp or icmp or icmp6")?;
+    let capture = Capture::start(world.gate.host(), Direction::Out, "udp or tcp or icmp or icmp6")?;
     for family in Family::ALL {
         let knock = world.alice.seal(&world.alice.asks_for("ssh")?);
         grants(&world.gate, || world.send(&world.home, family, &knock))?;
         wait_to_see(&world.home, world.gate.at(family, SSH), Seen::Open)?;
     }
-    let packets = capture.packets()?;
-    ensure!(packets.iter().all(|packet| packet.udp_payload().is_none()), "{packets:?}");
+    // A segment that left later is there: what left before it would be too.
+    let packets = capture.wait_for("a segment", |packets| packets.iter().any(Packet::is_tcp))?;
+    ensure!(packets.iter().all(Packet::is_tcp), "{packets:?}");
     capture.finish()
 }

@@ -118,6 +118,7 @@ impl Config {
         let firewall = &self.firewall;
         Guard {
             knock_ports: self.gate.ports.clone(),
+            answers: self.gate.answer,
             ports: self.guarded_ports(),
             always_allow: firewall.always_allow.clone(),
             refuse: match firewall.guard {

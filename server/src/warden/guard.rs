@@ -11,6 +11,9 @@ use std::num::NonZeroU16;
 pub(crate) struct Guard {
     /// UDP ports that knocks come to: the kernel would answer for them, having no socket.
     pub(crate) knock_ports: Vec<NonZeroU16>,
+    /// Whether clients are answered from them. To the kernel an answer begins a session, and what comes back from where it went
+    /// would be a part of it: then nothing is let through to these ports, and the kernel gives them to nobody else.
+    pub(crate) answers: bool,
     /// The ports of the services.
     pub(crate) ports: Vec<GuardedPort>,
     /// Networks that never need to knock.

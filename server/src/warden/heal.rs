@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -32,6 +32,8 @@ pub(super) struct Healing {
 pub(super) struct Closings {
     under_way: AtomicUsize,
     failed: Notify,
+    /// Whether one could not be taken out, and was not seen gone since.
+    are_left: AtomicBool,
 }
 
 impl Closings {
@@ -43,8 +45,14 @@ impl Closings {
     pub(super) fn end(&self, count: usize, all_went_out: bool) {
         self.under_way.fetch_sub(count, Ordering::Relaxed);
         if !all_went_out {
+            self.are_left.store(true, Ordering::Relaxed);
             self.failed.notify_one();
         }
+    }
+
+    /// Whether all that were to go out are out, as far as is known.
+    pub(super) fn are_out(&self) -> bool {
+        !self.are_left.load(Ordering::Relaxed)
     }
 }
 
@@ -93,6 +101,9 @@ impl Warden {
         healing.watch.looking();
         let (healed, result) = firewall.heal(guard, &leases, standing, taking_out).await;
         healing.is_guarded = result.is_ok();
+        if result.is_ok() && !taking_out {
+            healing.closings.are_left.store(false, Ordering::Relaxed);
+        }
         healing.watch.looked(healed.is_empty() && result.is_ok());
         if !healed.is_empty()
             && let Some(times) = healing.healed.pass(Instant::now())

@@ -47,7 +47,7 @@ use firewall::{Family, Firewall, Found};
 use guard::{Guard, Session};
 use heal::{Closings, Healing};
 use ledger::{Lease, LeaseKey, Ledger};
-use pace::Pace;
+use pace::{LEASES, ORDERS, Pace};
 use process::{Command, Event, Reach, Settings};
 use refusal::{OrderRefusal, Refusals};
 use responder::Responder;
@@ -91,7 +91,9 @@ pub(crate) struct Warden {
     guard: Guard,
     roll: Roll,
     ledger: Ledger,
-    pace: Pace,
+    /// Of leases and closes, and of all orders.
+    leases_pace: Pace,
+    orders_pace: Pace,
     refusals: Refusals,
     /// What the front said last of how it does.
     note: Note,
@@ -169,7 +171,8 @@ impl Warden {
             guard,
             roll,
             ledger,
-            pace: Pace::default(),
+            leases_pace: Pace::new(LEASES),
+            orders_pace: Pace::new(ORDERS),
             refusals: Refusals::default(),
             note: Note::default(),
             since,
@@ -285,7 +288,8 @@ impl Warden {
         for lease in self.ledger.take(|lease| !roll.still_allows(lease, now)) {
             self.end(lease, "withdrawn");
         }
-        self.pace.retain(|client| roll.members.contains_key(&client));
+        self.leases_pace.retain(|client| roll.members.contains_key(&client));
+        self.orders_pace.retain(|client| roll.members.contains_key(&client));
     }
 
     fn end(&self, lease: Lease, how: &str) {
@@ -393,7 +397,9 @@ async fn close_behind(
         let result = firewall.close(&leases, &sessions).await;
         closings.end(leases.len() + sessions.len(), result.is_ok());
         match result {
-            Ok(()) => answers.iter().for_each(|answer| responder.send(answer)),
+            // A rule of an earlier batch may stand still: then nothing is said, and the client asks again.
+            Ok(()) if closings.are_out() => answers.iter().for_each(|answer| responder.send(answer)),
+            Ok(()) => {}
             Err(error) => {
                 warn!(%error, "a rule could not be taken out; the kernel ends a lease's at its time");
             }

@@ -92,7 +92,9 @@ impl Warden {
                     }
                 }
             }
-            Order::Close { client, services, .. } if !self.are_in_time(client, services.len()) => {
+            Order::Close { client, services, .. }
+                if !self.is_in_time(client) || !self.are_leases_in_time(client, services.len()) =>
+            {
                 self.refuse(OrderRefusal::TooFast, &client);
             }
             Order::Close { client, services, source, answer } => {
@@ -106,7 +108,7 @@ impl Warden {
             Order::Answer { client, .. } if !self.roll.members.contains_key(&client) => {
                 self.refuse(OrderRefusal::UnknownClient, &client);
             }
-            Order::Answer { client, .. } if !self.are_in_time(client, 1) => {
+            Order::Answer { client, .. } if !self.is_in_time(client) => {
                 self.refuse(OrderRefusal::TooFast, &client);
             }
             Order::Answer { answer, .. } => drop(batch.answers.insert(number, answer)),
@@ -119,11 +121,17 @@ impl Warden {
         }
     }
 
-    /// Whether so many services more of a client are no more than it may order by now.
-    fn are_in_time(&mut self, client: ClientId, services: usize) -> bool {
+    /// Whether one more order of a client is no more than it may send by now.
+    fn is_in_time(&mut self, client: ClientId) -> bool {
+        let leases = self.roll.members.get(&client).map_or(0, |member| member.max_leases);
+        self.orders_pace.allows(client, leases, Now::read().boot)
+    }
+
+    /// Whether so many leases more of a client, to be opened or closed, are no more than it may order by now.
+    fn are_leases_in_time(&mut self, client: ClientId, services: usize) -> bool {
         let leases = self.roll.members.get(&client).map_or(0, |member| member.max_leases);
         let now = Now::read().boot;
-        (0..services).all(|_| self.pace.allows(client, leases, now))
+        (0..services).all(|_| self.leases_pace.allows(client, leases, now))
     }
 
     pub(super) fn refuse(&mut self, reason: OrderRefusal, order: &dyn fmt::Display) {
@@ -134,8 +142,7 @@ impl Warden {
     async fn open(&mut self, asked: &Asked<'_>, batch: &mut Batch) -> Result<(), OrderRefusal> {
         let &Asked { order, client, service, window, source, from_port, decided } = asked;
         let now = Now::read();
-        // Each service of an order counts: each can be a rule.
-        if !self.are_in_time(client, 1) {
+        if !self.is_in_time(client) {
             return Err(OrderRefusal::TooFast);
         }
         let (member, entry) = self.roll.entitled(client, service, window, source, now.wall)?;
@@ -160,6 +167,10 @@ impl Warden {
             }
             Plan::Grant { lease, replaces } => (lease, replaces),
         };
+        // Each service of an order counts: each can be a rule.
+        if !self.are_leases_in_time(client, 1) {
+            return Err(OrderRefusal::TooFast);
+        }
         let new = batch.together.iter().filter(|granting| granting.replaces.is_none());
         let coming = new.map(|granting| &granting.lease.key.client);
         if replaces.is_none() && !self.ledger.has_room_for(&lease.key.client, max_leases, coming) {

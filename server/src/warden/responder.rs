@@ -23,7 +23,7 @@ use crate::order::SealedAnswer;
 #[derive(Default)]
 pub(crate) struct Responder {
     sockets: Vec<Bound>,
-    /// Whether it was said that answers do not leave.
+    /// Whether it was said that answers may not leave.
     has_warned: AtomicBool,
 }
 
@@ -55,7 +55,10 @@ impl Responder {
         let Some(socket) = self.socket(to).filter(|_| is_usable_source(from.ip())) else { return };
         match send_from(socket, to.ip(), from, &answer.bytes) {
             Ok(()) => debug!(client = %from, "answered"),
-            Err(error) if self.has_warned.swap(true, Ordering::Relaxed) => {
+            Err(error)
+                if error.kind() != io::ErrorKind::PermissionDenied
+                    || self.has_warned.swap(true, Ordering::Relaxed) =>
+            {
                 debug!(client = %from, "not answered: {error}");
             }
             Err(error) => warn!(
@@ -80,6 +83,8 @@ fn bind(family: Family, port: NonZeroU16) -> io::Result<UdpSocket> {
     if family == Family::V6 {
         socket.set_only_v6(true)?;
     }
+    // Whoever has this port at an address of his own, as a resolver at 127.0.0.53, keeps it.
+    socket.set_reuse_address(true)?;
     socket.attach_filter(&[NOTHING])?;
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::new(any, port.get()).into())?;

@@ -14,9 +14,9 @@ use postern_tests::orders::{Answer, Order};
 use super::hostile::{Hostile, counted};
 
 /// Orders of one client that are in time at once, and one more after each so long.
-const BURST: u64 = 256;
-const PACE: Duration = Duration::from_millis(20);
-const ANSWERS: u64 = 2000;
+const BURST: u64 = 1024;
+const PACE: Duration = Duration::from_millis(5);
+const ANSWERS: u64 = 5000;
 
 #[test]
 fn answers_go_no_further_than_clients_could_have_them_go() -> Result<()> {

@@ -57,9 +57,11 @@ pub(crate) fn guard_chain(family: Family, guard: &Guard, admit: Admit) -> Vec<St
         rules.push(format!("{port} -g {GRANTS_CHAIN}"));
     }
     for &number in &guard.knock_ports {
-        // A reply to a question that this host asked from that port is no stranger's packet.
         let port = to(Port { protocol: Protocol::Udp, number });
-        rules.push(format!("{port} -m conntrack --ctstate ESTABLISHED -j RETURN"));
+        if !guard.answers {
+            // A reply to a question that this host asked from that port is no stranger's packet.
+            rules.push(format!("{port} -m conntrack --ctstate ESTABLISHED -j RETURN"));
+        }
         rules.extend(refusals(family, guard, Some(&port)));
     }
     rules
@@ -175,6 +177,7 @@ mod tests {
     fn guard() -> Guard {
         Guard {
             knock_ports: vec![NonZeroU16::new(62201).unwrap()],
+            answers: false,
             ports: vec![
                 GuardedPort { port: "22/tcp".parse().unwrap(), keep_established: true },
                 GuardedPort { port: "51820/udp".parse().unwrap(), keep_established: false },

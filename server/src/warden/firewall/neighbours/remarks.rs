@@ -332,6 +332,7 @@ mod tests {
         let firewall = Firewall::new(Backend::Iptables { variant: Variant::Auto, admit }, &[Family::V4]);
         let guard = Guard {
             knock_ports: vec![NonZeroU16::new(62201).unwrap()],
+            answers: true,
             ports: vec![GuardedPort { port: "22/tcp".parse().unwrap(), keep_established: true }],
             always_allow: vec![],
             refuse: Refuse::Drop,

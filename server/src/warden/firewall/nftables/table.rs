@@ -68,7 +68,9 @@ pub(super) fn chains(guard: &Guard, families: &[Family]) -> Vec<Chain> {
         Refuse::Drop => vec![Rule::default().drop()],
         Refuse::Reset => vec![Rule::default().reset_tcp(), Rule::default().port_unreachable()],
     };
-    let knocks = vec![Rule::default().established().accept(), Rule::default().goto(REFUSE)];
+    // A reply to a question that this host asked from such a port is no stranger's packet.
+    let replies = (!guard.answers).then(|| Rule::default().established().accept());
+    let knocks = replies.into_iter().chain([Rule::default().goto(REFUSE)]).collect();
     vec![
         Chain { name: REFUSE, hook: None, rules: refuse },
         Chain { name: KNOCKS, hook: None, rules: knocks },
