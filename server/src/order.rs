@@ -130,3 +130,50 @@ impl Message for Orders {
     /// counter and the most interfaces than 4096.
     const MAX: usize = 32 * 1024;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The longest order that a knock can give: its services have names of 90 bytes with their lengths, one byte each.
+    fn longest() -> Order {
+        let services = (0..45).map(|number| {
+            let name = char::from(b'0' + number % 10).to_string();
+            (name.parse().expect("a name"), Window::from_secs(u32::MAX).expect("not zero"))
+        });
+        let address = SocketAddr::new(IpAddr::from([0xff; 16]), u16::MAX);
+        let way = Way { from: address, to: address };
+        Order::Open {
+            client: ClientId::from_bytes([0xff; 8]),
+            services: services.collect(),
+            source: address.ip(),
+            from_port: NonZeroU16::new(u16::MAX),
+            decided: BootTime::from_boot(Duration::MAX),
+            answer: Some(SealedAnswer { way, bytes: [0xff; ANSWER_LEN] }),
+        }
+    }
+
+    #[test]
+    fn a_message_holds_the_longest_orders() {
+        let many: Vec<Order> = std::iter::repeat_with(longest).take(2 * Orders::AT_ONCE).collect();
+        let together = Orders::together(&many);
+        let len = |orders: &[Order]| postcard::to_allocvec(orders).expect("it encodes").len();
+        assert!(together > 1 && len(&many[..together]) <= Orders::MAX, "{} bytes", len(&many[..together]));
+
+        // One service each, with as long a name as there is: then the number of orders is what ends it.
+        let one = |order| match order {
+            Order::Open { client, source, from_port, decided, answer, .. } => {
+                let name = "x".repeat(ServiceName::MAX_LEN).parse().expect("a name");
+                let services = vec![(name, Window::from_secs(u32::MAX).expect("not zero"))];
+                Order::Open { client, services, source, from_port, decided, answer }
+            }
+            other => other,
+        };
+        let many: Vec<Order> = many.into_iter().map(one).collect();
+        let together = Orders::together(&many);
+        assert!(together == Orders::AT_ONCE && len(&many[..together]) <= Orders::MAX);
+    }
+}
