@@ -268,6 +268,10 @@ fn waiting_goes_with_answers() {
     gate.knock();
     let json = client.finish().expect(0).json();
     assert_eq!((&json["answer"], &json["open"][0]["service"]), (&json!(null), &json!("ssh")));
+    // Also where the wait for it ends soon after the door was gone through.
+    let args = ["knock", "home", "ssh", "--wait", "30", "--timeout", "0.1", "--json"];
+    let json = run(&mut home.postern(&args)).expect(0).json();
+    assert_eq!((&json["answer"], &json["open"][0]["service"]), (&json!(null), &json!("ssh")));
     drop(listener);
 }
 
