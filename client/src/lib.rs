@@ -7,9 +7,9 @@
 //!  what    Profile    addresses   whom to    seal, send         │ opens
 //!  to do   (secret)      │        let in        ▲               │
 //!               ▲        │        clock      rounds             │
-//!               │        │        its        again and again    │
-//!               │        │        offset        ▼               │
-//!               │        │          ▲ ──────  reply ◀~~~UDP~~~~─┤
+//!               │        │        dates      again and again    │
+//!               │        │        each          ▼               │
+//!               │        │                    reply ◀~~~UDP~~~~─┤
 //!               │        │                    open, decide      │
 //!               │        └────▶ sequence ~~SYN, UDP~▶ knockd ~──┤
 //!               │        (course)  touch ports                  ▼

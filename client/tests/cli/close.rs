@@ -2,9 +2,9 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use postern_proto::{Outcome, Refusal, Request};
+use postern_proto::{Outcome, Refusal, Request, WallTime};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -107,6 +107,33 @@ fn a_proxy_closes_at_its_end() {
             assert_eq!(client.finish().expect(0).stderr, "");
             gate.assert_no_more();
         }
+    }
+}
+
+/// The gate compares the dates of a client's knocks: one that was held back opens nothing after the close.
+#[test]
+fn a_close_is_dated_behind_the_opens_however_far_the_gates_clock_is_off() {
+    for ahead in [30, -30] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut gate = Gate::answering(&["127.0.0.1"], 1, port);
+        gate.ahead = ahead;
+        let home = Home::with("home", &gate.profile);
+        let port = port.to_string();
+        let mut client = start_open(&mut home.postern(&["proxy", "home", &port, "--close-on-exit"]));
+        let open = gate.knock();
+        gate.answer(&open, gate.opened());
+        drop(listener.accept().unwrap());
+        drop(client.stdin.take());
+        let mut arrived = gate.knock();
+        while matches!(arrived.knock.request(), Request::Open { .. }) {
+            arrived = gate.knock();
+        }
+        let now = WallTime::from(SystemTime::now());
+        let (opened, closed) = (open.knock.at(), arrived.knock.at());
+        assert!(opened < closed && closed <= now, "opened {opened}, closed {closed}, now {now}");
+        gate.answer(&arrived, Outcome::Closed);
+        client.finish().expect(0);
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn explain(
     }
     let silent: Vec<_> = silent.into_iter().filter(|to| !echo.not_understood.contains(to)).collect();
     if let Some(reply) = with_other_dates(gate, &silent, options).await? {
-        gate.knocker.clock.learn(reply.offset);
+        gate.knocker.clock.correct(reply.offset);
         let message = format!("this host's clock is {}", Off(reply.offset, "the gate's"));
         findings.fault("clock-off", message, SET_CLOCK);
         return Ok(true);
