@@ -89,8 +89,8 @@ pub(crate) enum Command {
     /// Find out why a gate does not open: follows a knock step by step
     ///
     /// It looks at the configuration, names, routes, clocks and address translation by probes that open nothing; then it
-    /// opens each service, connects to its first TCP port, and closes what it opened. It exits with 0 only where all is
-    /// well.
+    /// opens each service for 10 seconds and connects to its first TCP port. It closes nothing. It exits with 0 only where
+    /// all is well.
     #[command(after_help = EXIT_CODES)]
     Doctor(DoctorArgs),
     /// Touch ports in their order: a classic sequence, for knockd or a gate's own

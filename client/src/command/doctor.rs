@@ -2,7 +2,7 @@
 //! is well, and what to do where it is not.
 //!
 //! What it finds out at first changes nothing at the gate: probes ask for nothing, whenever they arrive. Then it opens
-//! each service for a moment, and closes what it has opened.
+//! each service for a moment, and leaves the rest to its window.
 
 mod findings;
 mod local;
