@@ -110,6 +110,16 @@ fn a_wrong_key_and_a_gate_that_is_stopped_are_named() -> Result<()> {
 }
 
 #[test]
+fn answers_that_are_turned_off_at_the_gate_are_named() -> Result<()> {
+    let settings =
+        Settings { variant: Variant::Nftables, window_secs: 60, answer: false, ..Settings::default() };
+    let world = World::running(settings)?;
+    // The profile is from before that.
+    Diagnosis::of(doctor(&world, &world.home, &at(&world), &[])?)?.names("answers-off")?;
+    shuts_and_opens(&world)
+}
+
+#[test]
 fn a_clock_that_is_off_by_five_minutes_is_named() -> Result<()> {
     let world = world()?;
     for offset in ["-5m", "+5m"] {
