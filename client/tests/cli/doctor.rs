@@ -256,7 +256,7 @@ fn address_translation_is_seen() {
 fn a_dead_address_is_named_beside_the_one_that_answers() {
     let setup = Setup::new(&["127.0.0.1", "127.0.0.2"]);
     let one = |gate: &Gate, arrived: &Arrived| grant(gate, arrived).filter(|_| arrived.at == 0);
-    let json = setup.run(&["ssh", "--timeout", "0.5", "--json"], one).expect(1).json();
+    let json = setup.run(&["ssh", "--timeout", "2", "--json"], one).expect(1).json();
     assert_eq!(message(&json, "dead-address"), "127.0.0.2 does not answer, 127.0.0.1 does");
     assert!(findings(&json).contains(&"ok connection".to_owned()), "{json}");
 }
@@ -268,7 +268,7 @@ fn a_port_that_is_filtered_is_named() {
     let home = Home::with("home", &gate.profile);
     let setup = Setup { gate, home, _listener: listener };
     let one = |gate: &Gate, arrived: &Arrived| grant(gate, arrived).filter(|_| arrived.at == 1);
-    let json = setup.run(&["ssh", "--timeout", "0.5", "--json"], one).expect(1).json();
+    let json = setup.run(&["ssh", "--timeout", "2", "--json"], one).expect(1).json();
     let [filtered, open] = setup.gate.profile.ports[..] else { panic!("it has two ports") };
     let says = format!("127.0.0.1 does not answer at port {filtered}, and does at {open}");
     assert_eq!(message(&json, "silent-port"), says);
@@ -298,7 +298,7 @@ fn a_door_that_opens_onto_nothing_is_told_of() {
     let closed = ClosedPort::new();
     let gate = Gate::answering(&["127.0.0.1"], 1, closed.number());
     let home = Home::with("home", &gate.profile);
-    let mut client = start(&mut home.postern(&["doctor", "home", "ssh", "--timeout", "0.5", "--json"]));
+    let mut client = start(&mut home.postern(&["doctor", "home", "ssh", "--timeout", "2", "--json"]));
     gate.serve(&mut client, grant);
     let json = client.finish().expect(1).json();
     assert!(findings(&json).contains(&"fault not-listening".to_owned()), "{json}");
