@@ -83,8 +83,10 @@ mod ssh_config;
 
 mod file;
 
-// Beside the way: what only a diagnosis asks.
+// Beside the way: what only a diagnosis asks, and what only Linux tells.
 mod ntp;
+
+mod system;
 
 // What joins these rooms, and what comes out of them.
 mod gate;
