@@ -142,6 +142,8 @@ fn udp_that_is_dropped_on_the_way_is_named() -> Result<()> {
     let found = Diagnosis::of(doctor(&world, client, &at(&world), &[])?)?;
     ensure!(found.code == 0, "{}", found.text);
     nat.drops_udp()?;
+    // As long as it is open from before, nothing could be said of a gate that does not answer.
+    wait_to_see(client, world.gate.at(Family::V4, SSH), Seen::Nothing)?;
     Diagnosis::of(doctor(&world, client, &at(&world), &[])?)?.names("udp-blocked")?;
     shuts_and_opens(&world)
 }

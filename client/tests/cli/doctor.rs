@@ -228,7 +228,7 @@ fn a_clock_that_is_off_is_measured_even_where_no_knock_is_fresh() {
         };
         let message = message(&json, "clock-off");
         assert!(message.contains(says) || near.iter().any(|near| message.contains(near)), "{message}");
-        // What it has learnt serves for the rest.
+        // Where no knock was fresh by this host's clock, the rest is dated by the gate's.
         assert_eq!(findings(&json)[findings(&json).len() - 2..], ["ok opened", "ok connection"]);
     }
 }

@@ -43,8 +43,7 @@ pub(super) async fn knock(
             format_args!(
                 "no probe is answered, and port {port} lets a connection in before any knock, so that none can be judged by it"
             ),
-            "where an earlier knock has opened it, the gate does not answer: set answers = false for it in the \
-             configuration; else nothing guards that port",
+            "try again when the window of an earlier knock is over; where it is open even then, nothing guards that port",
         );
         return Ok(Tried::Told);
     }
