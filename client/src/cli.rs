@@ -44,7 +44,7 @@ postern sequence [OPTIONS] <HOST> <STEP>...
 const SSH: &str = "\
 In ~/.ssh/config, where \"postern ssh-config bastion --install\" puts it:
   Host bastion
-      ProxyCommand postern proxy %h %p";
+      ProxyCommand postern proxy --gate bastion %h %p";
 
 const COMPLETIONS: &str = "\
 To be found by:
@@ -60,8 +60,9 @@ To be found by:
 #[command(name = "postern", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 #[command(arg_required_else_help = false)]
 pub struct Cli {
+    // The value is hidden: a profile that was put there by mistake is a secret.
     /// The gates' profiles [default: $XDG_CONFIG_HOME/postern/config.toml or ~/.config/postern/config.toml]
-    #[arg(long, global = true, value_name = "FILE", env = "POSTERN_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "POSTERN_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// Print one JSON object on stdout, also when the command fails
     #[arg(long, global = true)]
@@ -89,8 +90,8 @@ pub(crate) enum Command {
     /// Find out why a gate does not open: follows a knock step by step
     ///
     /// It looks at the configuration, names, routes, clocks and address translation by probes that open nothing; then it
-    /// opens each service, connects to its first TCP port, and closes what it opened. It exits with 0 only where all is
-    /// well.
+    /// opens each service for 10 seconds and connects to its first TCP port. It closes nothing. It exits with 0 only where
+    /// all is well.
     #[command(after_help = EXIT_CODES)]
     Doctor(DoctorArgs),
     /// Touch ports in their order: a classic sequence, for knockd or a gate's own

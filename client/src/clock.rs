@@ -1,6 +1,9 @@
-//! The time that knocks are dated by: this host's clock, put right by what a gate has answered.
+//! The time that knocks are dated by: this host's clock, and never a gate's. All knocks of this host are compared with one
+//! another by their dates (SPEC 5.3), those of other processes too: a close that was dated by another clock would come
+//! before the opens that it is to end, or would end those that follow. A gate that answers has found this clock good
+//! enough; how far it is off is only told.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use postern_proto::WallTime;
@@ -11,9 +14,8 @@ pub struct ClockOffset(i64);
 
 impl ClockOffset {
     /// A gate's clock less this host's at the same moment.
-    pub(crate) const fn between(gate: WallTime, host: WallTime) -> Self {
-        // Times after the year 290,000 saturate.
-        Self(gate.as_micros().cast_signed().saturating_sub(host.as_micros().cast_signed()))
+    pub(crate) fn between(gate: WallTime, host: WallTime) -> Self {
+        Self(signed(gate).saturating_sub(signed(host)))
     }
 
     /// In milliseconds; negative where the gate's clock is behind.
@@ -45,20 +47,43 @@ impl ClockOffset {
     }
 }
 
-/// The clock of one run: this host's, until a gate has told better.
+/// Times after the year 290,000 are as late as that.
+fn signed(time: WallTime) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A clock that was set back by more is believed: knocks from before are good at no gate that takes those from now on, and
+/// a program that runs for long must not wait until the time has come again.
+const SET_BACK: Duration = Duration::from_mins(1);
+
+/// The clock that the knocks of one gate are dated by. Each date is later than all before it.
 #[derive(Default)]
 pub(crate) struct Clock {
     ahead: AtomicI64,
+    /// The last date, in microseconds.
+    last: AtomicU64,
 }
 
 impl Clock {
     /// The time to date a knock by.
     pub(crate) fn now(&self) -> WallTime {
-        ClockOffset(self.ahead.load(Ordering::Relaxed)).to_gate(host_time())
+        self.later_than_all(ClockOffset(self.ahead.load(Ordering::Relaxed)).to_gate(host_time()))
     }
 
-    pub(crate) fn learn(&self, offset: ClockOffset) {
+    /// Shows the gate's time from now on. Only for a diagnosis, which opens nothing for long: see the head of this file.
+    pub(crate) fn correct(&self, offset: ClockOffset) {
         self.ahead.store(offset.0, Ordering::Relaxed);
+        self.last.store(0, Ordering::Relaxed);
+    }
+
+    fn later_than_all(&self, time: WallTime) -> WallTime {
+        let next = |last: u64| {
+            let is_set_back = WallTime::from_micros(last).since(time) > SET_BACK;
+            let time = time.as_micros();
+            if is_set_back { time } else { time.max(last.saturating_add(1)) }
+        };
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        WallTime::from_micros(next(last.expect("every date has a next one")))
     }
 }
 
@@ -84,10 +109,33 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_has_learnt_shows_the_gates_time() {
+    fn no_time_is_too_late() {
+        let (last, first) = (WallTime::from_micros(u64::MAX), WallTime::from_micros(0));
+        assert!(ClockOffset::between(last, first).host_is_behind());
+        assert!(!ClockOffset::between(first, last).host_is_behind());
+    }
+
+    #[test]
+    fn a_clock_that_was_corrected_shows_the_gates_time() {
         let clock = Clock::default();
-        clock.learn(ClockOffset(300_000_000));
-        let ahead = clock.now().since(host_time());
-        assert!(ahead > Duration::from_secs(299) && ahead <= Duration::from_mins(5), "{ahead:?}");
+        for (offset, from, to) in [(300, 299, 300), (-300, -300, -299)] {
+            let before = clock.now();
+            clock.correct(ClockOffset(offset * 1_000_000));
+            let shown = ClockOffset::between(clock.now(), host_time()).as_millis();
+            assert!((from * 1000..=to * 1000).contains(&shown), "{shown} ms");
+            assert_ne!(clock.now(), before);
+        }
+    }
+
+    #[test]
+    fn each_date_is_later_than_all_before_it() {
+        let (clock, now) = (Clock::default(), WallTime::from_secs(1_790_000_000));
+        let second = Duration::from_secs(1);
+        assert_eq!(clock.later_than_all(now), now);
+        assert_eq!(clock.later_than_all(now).as_micros(), now.as_micros() + 1);
+        assert_eq!(clock.later_than_all(now.before(30 * second)).as_micros(), now.as_micros() + 2);
+        assert_eq!(clock.later_than_all(now.after(second)), now.after(second));
+        // Somebody has set it right.
+        assert_eq!(clock.later_than_all(now.before(61 * second)), now.before(61 * second));
     }
 }

@@ -145,7 +145,7 @@ mod tests {
     fn the_example_reads_and_shows_ssh() {
         let config = Config::parse(EXAMPLE).unwrap();
         assert_eq!(config.gates().len(), 3);
-        assert!(EXAMPLE.contains("#     ProxyCommand postern proxy %h %p\n"));
+        assert!(EXAMPLE.contains("#     ProxyCommand postern proxy --gate bastion %h %p\n"));
     }
 
     #[test]

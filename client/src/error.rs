@@ -290,7 +290,9 @@ impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Knock => "this gate does not say why, but its log does (is this host's clock right?)",
-            Self::Unanswered => "`postern doctor` finds out why",
+            Self::Unanswered => {
+                "`postern doctor` finds out why; where the gate has answers turned off, set answers = false for it"
+            }
             Self::Opened => "the gate says that it is open: is anything listening there?",
             Self::Sequence => {
                 "a step may be wrong, or have been lost or overtaken on its way (a longer --delay?)"

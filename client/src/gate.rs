@@ -24,7 +24,7 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A gate, and what this client may ask it for.
 ///
-/// It can be shared: all that it learns of the gate is how far its clock is ahead, by which later knocks are dated.
+/// It can be shared: all that it keeps of its knocks is the date of the last, and dates each later than those before it.
 ///
 /// ```
 /// use postern_client::Gate;

@@ -7,9 +7,9 @@
 //!  what    Profile    addresses   whom to    seal, send         │ opens
 //!  to do   (secret)      │        let in        ▲               │
 //!               ▲        │        clock      rounds             │
-//!               │        │        its        again and again    │
-//!               │        │        offset        ▼               │
-//!               │        │          ▲ ──────  reply ◀~~~UDP~~~~─┤
+//!               │        │        dates      again and again    │
+//!               │        │        each          ▼               │
+//!               │        │                    reply ◀~~~UDP~~~~─┤
 //!               │        │                    open, decide      │
 //!               │        └────▶ sequence ~~SYN, UDP~▶ knockd ~──┤
 //!               │        (course)  touch ports                  ▼
@@ -83,8 +83,10 @@ mod ssh_config;
 
 mod file;
 
-// Beside the way: what only a diagnosis asks.
+// Beside the way: what only a diagnosis asks, and what only Linux tells.
 mod ntp;
+
+mod system;
 
 // What joins these rooms, and what comes out of them.
 mod gate;

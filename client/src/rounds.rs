@@ -168,10 +168,7 @@ impl<'a> Rounds<'a> {
             }
         };
         let trouble = match &heard {
-            Heard::Reply(reply) => {
-                self.knocker.clock.learn(reply.offset);
-                return Ok(Some(heard));
-            }
+            Heard::Reply(_) => return Ok(Some(heard)),
             Heard::NotUnderstood(to) => (to, "an answer that this version does not understand".to_owned()),
             Heard::Unreachable(to, error) => (to, plain(error)),
         };

@@ -84,7 +84,7 @@ fn what_is_not_answered_is_knocked_for_anew() -> Result<()> {
     nat.drops_udp()?;
     let mut knock =
         Process::spawn(command(&world, client, Family::V4, &["knock", "-", "ssh", "--timeout", "30"])?)?;
-    thread::sleep(Duration::from_millis(500));
+    nat.has_dropped_one()?;
     ensure!(!knock.has_ended()?, "it waits for an answer: {:?}", knock.lines());
     nat.lets_udp_through()?;
     ensure!(knock.wait(LONG)?.success(), "{:?}", knock.lines());
@@ -158,8 +158,7 @@ fn two_hundred_jobs_at_once_with_one_key() -> Result<()> {
     let world = world()?;
     let reports = thread::scope(|scope| {
         let job = || {
-            let knock =
-                command(&world, &world.home, Family::V4, &["--json", "knock", "-", "ssh", "--timeout", "30"]);
+            let knock = command(&world, &world.home, Family::V4, &["--json", "knock", "-", "ssh"]);
             succeed(knock?, b"", LONG).map(|done| done.stdout)
         };
         let jobs: Vec<_> = (0..PARALLEL).map(|_| scope.spawn(job)).collect();

@@ -75,7 +75,7 @@ impl User {
         succeed(home.command(&world.home, &["postern", "import", "bastion", "-"])?, &added.stdout, LONG)?;
         succeed(home.command(&world.home, &["postern", "ssh-config", "bastion", "--install"])?, b"", LONG)?;
         let installed = fs::read_to_string(home.path(".ssh/config"))?;
-        ensure!(installed.contains("    ProxyCommand postern proxy %h %p\n"), "{installed}");
+        ensure!(installed.contains(" proxy --gate bastion %h %p\n"), "{installed}");
         ensure!(installed.ends_with(BY_HAND), "{installed}");
         Ok(Self { world, family, home, _sshd: sshd })
     }

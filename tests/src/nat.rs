@@ -91,8 +91,21 @@ impl Nat {
     /// # Errors
     /// When it cannot be told to.
     pub fn drops_udp(&self) -> Result<()> {
-        let rules = "table inet drops { chain forward { type filter hook forward priority 0; meta l4proto udp drop; }; }";
+        let rules = "table inet drops { chain forward { type filter hook forward priority 0; meta l4proto udp counter drop; }; }";
         shell(&self.router, "echo \"$0\" | nft -f -", &[rules])
+    }
+
+    /// Waits until it has dropped a datagram since it was told to.
+    ///
+    /// # Errors
+    /// When none comes.
+    pub fn has_dropped_one(&self) -> Result<()> {
+        wait_for("a datagram that is dropped", LONG, || {
+            let mut list = self.router.command("nft");
+            list.args(["list", "table", "inet", "drops"]);
+            let table = succeed(list, b"", LONG)?.text();
+            Ok((!table.contains("counter packets 0 ")).then_some(()))
+        })
     }
 
     /// Has it drop nothing any more.

@@ -56,7 +56,9 @@ pub(crate) struct ProxyArgs {
     /// port, this fails, and "prefer" knocks again for any port. It does not go with a sequence.
     #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "only")]
     pub(crate) exact: Option<Exact>,
-    /// Close at the end what the knock opened; close-on-exit = true in the configuration says the same
+    /// Close at the end what was opened; close-on-exit = true in the configuration says the same
+    ///
+    /// It closes all that this client has open for this service and this host's address, also what was opened by hand.
     #[arg(long)]
     pub(crate) close_on_exit: bool,
     #[command(flatten)]
@@ -97,7 +99,8 @@ pub(crate) struct DryRunArgs {
     dry_run: bool,
     /// Print each knock as a line of hexadecimal digits, and send nothing
     ///
-    /// For "xxd -r -p | nc -u -w1 HOST PORT" from this very host. It is a key for a minute: whoever has it can send it, and
+    /// For "xxd -r -p | nc -u -w1 HOST PORT" from this very host. Where there are several, each is to be sent by itself, to the
+    /// address and port that stderr names for it. It is a key for a minute: whoever has it can send it, and
     /// where no address is stated in it (see --source), is let in by it.
     #[arg(long)]
     pub(crate) hex: bool,

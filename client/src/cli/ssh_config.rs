@@ -17,7 +17,8 @@ pub(crate) struct SshConfigArgs {
     ///
     /// ssh takes the first value that it meets, so the block comes first; it ends with "Host *", so that what follows is
     /// for the hosts that it was for. All else in the file stays as it is, and the file as it was is kept beside it with
-    /// ".postern-backup" at the end of its name. A second time changes nothing.
+    /// ".postern-backup" at the end of its name; later ones are numbered, and none is ever replaced. A second time changes
+    /// nothing.
     #[arg(long)]
     pub(crate) install: bool,
     /// Put it into this file instead

@@ -2,8 +2,10 @@
 //! is well, and what to do where it is not.
 //!
 //! What it finds out at first changes nothing at the gate: probes ask for nothing, whenever they arrive. Then it opens
-//! each service for a moment, and closes what it has opened.
+//! each service for a moment, and leaves the rest to its window. Where no probe is answered, one knock tells whether the
+//! gate opens all the same.
 
+mod answers_off;
 mod findings;
 mod local;
 mod probe;
@@ -25,7 +27,6 @@ use crate::report::{CLOCK_WARNING_SECONDS, Off, Report};
 use crate::resolve::first;
 
 use findings::Findings;
-use local::Way;
 
 /// How long a time server may take.
 const NTP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -63,9 +64,9 @@ async fn examine(cli: &Cli, args: &DoctorArgs, findings: &mut Findings) -> Resul
     if let Some(server) = &args.ntp {
         clock(server, findings).await;
     }
-    let Some(Way { addresses, firsts }) = local::way(&gate, &options, findings).await else { return Ok(()) };
+    let Some(way) = local::way(&gate, &options, findings).await else { return Ok(()) };
     let heard = if gate.answers() {
-        probe::probe(&gate, &addresses, &firsts, &options, args.exact, findings).await?
+        probe::probe(&gate, &services, &way, &options, args.exact, findings).await?
     } else {
         findings.note(
             "no-answers",
@@ -74,7 +75,7 @@ async fn examine(cli: &Cli, args: &DoctorArgs, findings: &mut Findings) -> Resul
         true
     };
     if heard {
-        services::check(&gate, &services, &addresses, &options, findings).await?;
+        services::check(&gate, &services, &way.addresses, &options, findings).await?;
     }
     Ok(())
 }

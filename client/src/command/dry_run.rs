@@ -76,6 +76,12 @@ pub(super) async fn rehearse(
 
 /// Tells a person what the lines of digits are.
 fn say_where(knocks: &[KnockedReport]) {
+    let datagrams = knocks.iter().filter(|knock| knock.datagram.is_some()).count();
+    if datagrams > 1 {
+        say(&format!(
+            "{datagrams} datagrams, one a line: send each by itself (-4 or -6, and --repeat 1, leave fewer)"
+        ));
+    }
     for KnockedReport { address, port, datagram, .. } in knocks {
         if datagram.is_some() {
             say(&format!(

@@ -86,7 +86,10 @@ async fn decision_and_doors(
         }
         open = &mut opening => {
             let open = open?;
-            let answer = timeout(ANSWER_BEHIND, deciding).await.unwrap_or(Ok(None))?;
+            let answer = match timeout(ANSWER_BEHIND, deciding).await {
+                Err(_) | Ok(Err(Error::InVain { .. })) => None,
+                Ok(answer) => answer?,
+            };
             Ok((answer, Some(open)))
         }
     }

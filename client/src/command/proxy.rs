@@ -6,6 +6,7 @@ pub(super) mod find;
 
 use std::fmt;
 use std::fs::File;
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use postern_proto::{Outcome, Request, Services, Window};
 use tokio::net::TcpStream;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -29,6 +30,7 @@ use crate::resolve::{Resolved, resolve};
 use crate::rounds::{Manner, Rounds, knocked, wait_until};
 use crate::sequence::{DELAY, send};
 use crate::splice::splice;
+use crate::system::ignores;
 
 use find::{Way, find_gate, find_way, hosts};
 
@@ -130,15 +132,15 @@ async fn carry(stream: TcpStream) -> Result<Report, Error> {
 /// waits for nothing.
 async fn carry_and_close(ask: &Ask<'_>, end: End<'_>) -> Result<Report, Error> {
     let denied = |source| Error::System { what: "cannot prepare the end", source };
-    let mut hangup = signal(SignalKind::hangup()).map_err(denied)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(denied)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(denied)?;
+    let mut hangup = Ending::by(SignalKind::hangup()).map_err(denied)?;
+    let mut terminate = Ending::by(SignalKind::terminate()).map_err(denied)?;
+    let mut interrupt = Ending::by(SignalKind::interrupt()).map_err(denied)?;
     let carrying = async { carry(open(ask, end).await?).await };
     let carried = tokio::select! {
         carried = carrying => carried,
-        _ = hangup.recv() => Ok(Report::Carried),
-        _ = terminate.recv() => Ok(Report::Carried),
-        _ = interrupt.recv() => Ok(Report::Carried),
+        () = hangup.came() => Ok(Report::Carried),
+        () = terminate.came() => Ok(Report::Carried),
+        () = interrupt.came() => Ok(Report::Carried),
     };
     match &carried {
         // Nothing was opened.
@@ -157,6 +159,26 @@ async fn carry_and_close(ask: &Ask<'_>, end: End<'_>) -> Result<Report, Error> {
     // What could not be closed ends with its window, and nobody is left to be told.
     let _ = timeout(CLOSING, closing).await;
     carried
+}
+
+/// A signal that ends the proxy, unless whoever started it has it ignored, as nohup does: then it stays so.
+struct Ending(Option<Signal>);
+
+impl Ending {
+    fn by(kind: SignalKind) -> io::Result<Self> {
+        if ignores(kind.as_raw_value()) {
+            Ok(Self(None))
+        } else {
+            signal(kind).map(|signal| Self(Some(signal)))
+        }
+    }
+
+    async fn came(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => pending().await,
+        }
+    }
 }
 
 /// Knocks and connects, from any port or from the one that was stated.

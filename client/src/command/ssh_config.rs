@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::num::NonZeroU16;
@@ -20,6 +21,8 @@ use crate::ssh_config::{Block, word};
 
 /// What the program is called where it is installed.
 const PROGRAM: &str = "postern";
+/// Where everybody looks for programs, in the usual order.
+const EVERYBODYS: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 /// What a service, or a sequence, for ssh is called as a rule.
 const SSH: &str = "ssh";
 /// Where ssh connects to unless it is told otherwise.
@@ -28,13 +31,12 @@ const SSH_PORT: u16 = 22;
 pub(super) fn run(cli: &Cli, args: &SshConfigArgs) -> Result<Report, Error> {
     let path = locate(cli.config.as_deref())?;
     let config = Config::load(&path)?;
-    let shares_address = shares_address(&config, &args.gate);
     let gate = config.into_gate(&args.gate, &path)?;
     let block = Block {
         gate: args.gate.clone(),
         hosts: hosts(&args.gate, &gate),
         port: Some(ssh_port(&args.gate, &gate, args.port)?).filter(|port| port.get() != SSH_PORT),
-        proxy: proxy(cli.config.as_deref(), shares_address.then_some(&args.gate))?,
+        proxy: proxy(cli.config.as_deref(), &args.gate)?,
     };
     let mut report = SshConfigReport {
         gate: args.gate.clone(),
@@ -58,15 +60,6 @@ fn hosts(name: &GateName, gate: &Entry) -> Vec<String> {
         }
     }
     hosts
-}
-
-/// Whether a host of this gate is one of another gate's too: then the host alone does not tell which to knock at.
-fn shares_address(config: &Config, name: &GateName) -> bool {
-    let Some(gate) = config.gates().get(name) else { return false };
-    let own = hosts(name, gate);
-    let others = config.gates().iter().filter(|(other, _)| *other != name);
-    let mut others = others.flat_map(|(other, gate)| hosts(other, gate));
-    others.any(|host| own.iter().any(|own| own.eq_ignore_ascii_case(&host)))
 }
 
 /// Where the gate has ssh.
@@ -97,42 +90,45 @@ fn ssh_port(name: &GateName, gate: &Entry, asked: Option<NonZeroU16>) -> Result<
     })
 }
 
-/// What ssh is to run; `%h` and `%p` it fills in itself.
-fn proxy(config: Option<&Path>, gate: Option<&GateName>) -> Result<String, Error> {
+/// What ssh is to run; `%h` and `%p` it fills in itself. The gate is always named: an older `HostName` makes `%h` an address
+/// that no gate lists, and another gate may come to list the same.
+fn proxy(config: Option<&Path>, gate: &GateName) -> Result<String, Error> {
     let mut words = vec![program()?];
     if let Some(config) = config {
         let config = absolute(config).map_err(Error::unreadable(config))?;
         words.extend(["--config".to_owned(), word_of(&config)?]);
     }
-    words.push("proxy".to_owned());
-    if let Some(gate) = gate {
-        words.extend(["--gate".to_owned(), gate.to_string()]);
-    }
-    words.push("%h %p".to_owned());
+    words.push(format!("proxy --gate {gate} %h %p"));
     Ok(words.join(" "))
 }
 
-/// This program: by its name where that finds it, else by its whole path.
+/// This program: by its name where everybody finds it by that, else by its whole path.
 fn program() -> Result<String, Error> {
     let own = env::current_exe()
         .map_err(|source| Error::System { what: "cannot tell where this program is", source })?;
-    let is_own = |found: &Path| match (fs::metadata(found), fs::metadata(&own)) {
-        (Ok(found), Ok(own)) => (found.dev(), found.ino()) == (own.dev(), own.ino()),
-        _ => false,
-    };
-    if first_in_path(PROGRAM).is_some_and(|found| is_own(&found)) {
+    let folders = |path: OsString| env::split_paths(&path).collect::<Vec<_>>();
+    let here = env::var_os("PATH").map(folders).unwrap_or_default();
+    let is_found = |folders: &[PathBuf]| first_of(folders).is_some_and(|found| is_same(&found, &own));
+    // Timers, editors and desktops have another PATH than the shell of whoever calls this.
+    if is_found(&here) && is_found(&EVERYBODYS.map(PathBuf::from)) {
         return Ok(PROGRAM.to_owned());
     }
     word_of(&own)
 }
 
-/// What a shell would run.
-fn first_in_path(program: &str) -> Option<PathBuf> {
-    let is_executable = |path: &PathBuf| {
-        fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+/// The program that a shell with this path would run.
+fn first_of(path: &[PathBuf]) -> Option<PathBuf> {
+    let is_executable = |file: &PathBuf| {
+        fs::metadata(file).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
     };
-    let folders = env::var_os("PATH")?;
-    env::split_paths(&folders).map(|folder| folder.join(program)).find(is_executable)
+    path.iter().map(|folder| folder.join(PROGRAM)).find(is_executable)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (fs::metadata(one), fs::metadata(other)) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
 }
 
 fn word_of(path: &Path) -> Result<String, Error> {
@@ -213,10 +209,18 @@ fn read(path: &Path) -> Result<Option<(Vec<u8>, Access)>, Error> {
     }
 }
 
+/// A name that no file has yet: an earlier one may hold what was lost since. The folder is locked meanwhile.
 fn backup(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".postern-backup");
-    name.into()
+    let numbered = |number: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".postern-backup");
+        if number > 1 {
+            name.push(format!(".{number}"));
+        }
+        PathBuf::from(name)
+    };
+    let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err();
+    (1..=u32::MAX).map(numbered).find(is_free).expect("no folder has that many files")
 }
 
 #[cfg(test)]
@@ -225,6 +229,24 @@ mod tests {
 
     const KEYS: &str = "gate-id = \"AAAAAAAAAAAAAAAAAAAAAA\"\nclient-id = \"AAAAAAAAAAA\"\nports = [1]\n\
         secret = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"\naddresses = [\"h\"]\n";
+
+    #[test]
+    fn the_first_that_can_be_run_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = ["none", "text", "one", "two"].map(|name| folder.path().join(name));
+        let program = |at: &Path, mode| {
+            fs::create_dir(at).unwrap();
+            fs::write(at.join(PROGRAM), "").unwrap();
+            fs::set_permissions(at.join(PROGRAM), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        assert_eq!(first_of(&path), None);
+        program(&path[1], 0o644);
+        program(&path[2], 0o755);
+        program(&path[3], 0o755);
+        assert_eq!(first_of(&path), Some(path[2].join(PROGRAM)));
+        assert!(is_same(&path[2].join(PROGRAM), &folder.path().join("one/../one").join(PROGRAM)));
+        assert!(!is_same(&path[2].join(PROGRAM), &path[3].join(PROGRAM)));
+    }
 
     #[test]
     fn ssh_is_where_the_gate_says() {

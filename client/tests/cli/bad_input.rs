@@ -205,6 +205,18 @@ fn places_of_the_configuration() {
 }
 
 #[test]
+fn a_profile_in_the_place_of_a_path_is_not_printed() {
+    let line = profile(22).to_line();
+    for (args, code) in
+        [(&["--help"][..], 0), (&["help", "knock"], 2), (&["knock", "--help"], 0), (&["gates"], 3)]
+    {
+        let outcome = run(postern(args).env("POSTERN_CONFIG", &*line)).expect(code);
+        let printed = outcome.stdout + &outcome.stderr;
+        assert!(!printed.contains(&line[20..40]), "{printed}");
+    }
+}
+
+#[test]
 fn a_configuration_that_others_can_read_is_refused() {
     let home = Home::with("home", &profile(22));
     for mode in [0o640, 0o604, 0o620, 0o602, 0o644] {

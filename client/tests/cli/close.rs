@@ -1,10 +1,12 @@
 //! `postern close`, and the proxy that closes at its end what it opened.
 
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use postern_proto::{Outcome, Refusal, Request};
+use postern_proto::{Outcome, Refusal, Request, WallTime};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -110,6 +112,33 @@ fn a_proxy_closes_at_its_end() {
     }
 }
 
+/// The gate compares the dates of a client's knocks: one that was held back opens nothing after the close.
+#[test]
+fn a_close_is_dated_behind_the_opens_however_far_the_gates_clock_is_off() {
+    for ahead in [30, -30] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut gate = Gate::answering(&["127.0.0.1"], 1, port);
+        gate.ahead = ahead;
+        let home = Home::with("home", &gate.profile);
+        let port = port.to_string();
+        let mut client = start_open(&mut home.postern(&["proxy", "home", &port, "--close-on-exit"]));
+        let open = gate.knock();
+        gate.answer(&open, gate.opened());
+        drop(listener.accept().unwrap());
+        drop(client.stdin.take());
+        let mut arrived = gate.knock();
+        while matches!(arrived.knock.request(), Request::Open { .. }) {
+            arrived = gate.knock();
+        }
+        let now = WallTime::from(SystemTime::now());
+        let (opened, closed) = (open.knock.at(), arrived.knock.at());
+        assert!(opened < closed && closed <= now, "opened {opened}, closed {closed}, now {now}");
+        gate.answer(&arrived, Outcome::Closed);
+        client.finish().expect(0);
+    }
+}
+
 #[test]
 fn a_proxy_that_is_ended_by_a_signal_closes_and_holds_nobody_up() {
     for signal in [Signal::HUP, Signal::TERM, Signal::INT] {
@@ -126,6 +155,32 @@ fn a_proxy_that_is_ended_by_a_signal_closes_and_holds_nobody_up() {
         client.finish().expect(0);
         drop(far);
     }
+}
+
+#[test]
+fn a_signal_that_was_ignored_from_the_start_stays_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let gate = Gate::answering(&["127.0.0.1"], 1, port);
+    let home = Home::with("home", &gate.profile);
+    let mut shell = Command::new("sh");
+    shell.env_clear().env("HOME", home.path("")).args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    shell.args([env!("CARGO_BIN_EXE_postern"), "proxy", "home", &port.to_string(), "--close-on-exit"]);
+    let mut client = start_open(&mut shell);
+    gate.answer(&gate.knock(), gate.opened());
+    let mut far = listener.accept().unwrap().0;
+    let status = client.status();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    assert_eq!(u64::from_str_radix(ignored.trim(), 16).unwrap() & 1, 1, "{status}");
+    client.signal(Signal::HUP);
+    // It carries on.
+    client.stdin.as_mut().unwrap().write_all(b"still").unwrap();
+    let mut carried = [0; 5];
+    far.read_exact(&mut carried).unwrap();
+    assert_eq!(&carried, b"still");
+    client.signal(Signal::TERM);
+    gate.answer(&close(&gate), Outcome::Closed);
+    client.finish().expect(0);
 }
 
 #[test]

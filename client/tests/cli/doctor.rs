@@ -3,8 +3,10 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Mutex;
+use std::time::Duration;
 
-use postern_proto::{ANSWER_LEN, Outcome, Refusal, Request};
+use postern_proto::{ANSWER_LEN, Outcome, Refusal, Request, Window};
 use serde_json::Value;
 
 use crate::gate::{Arrived, ClosedPort, Gate};
@@ -65,42 +67,137 @@ fn where_all_is_well_every_step_says_so() {
             "ok nat",
             "ok nat-ports",
             "ok opened",
-            "ok connection",
-            "ok closed"
+            "ok connection"
         ]
     );
     assert_eq!((&json["healthy"], &json["gate"]), (&true.into(), &"home".into()));
     let text = setup.run(&["ssh"], grant).expect(0);
     assert!(text.stdout.ends_with("all is well with home\n"), "{}", text.stdout);
-    assert_eq!(text.stdout.lines().count(), 10);
+    assert_eq!(text.stdout.lines().count(), 9);
     assert_eq!(text.stderr, "");
     // A service without TCP cannot be tried, and is no fault.
     let json = setup.run(&["--json"], grant).expect(0).json();
     assert!(findings(&json).contains(&"note udp-service".to_owned()), "{json}");
 }
 
+/// What is open may be somebody else's window, or that of a session.
 #[test]
-fn it_opens_nothing_before_the_gate_has_answered() {
+fn it_opens_for_a_moment_where_it_may_and_closes_nothing() {
     let setup = Setup::new(&["127.0.0.1"]);
-    let mut client = start(&mut setup.home.postern(&["doctor", "home", "ssh", "--timeout", "0.3"]));
-    setup.gate.serve(&mut client, |_, arrived| {
-        assert!(matches!(arrived.knock.request(), Request::Probe), "{:?}", arrived.knock);
+    for longest in [10, 9] {
+        let asked = Mutex::new(Vec::new());
+        let limited = |gate: &Gate, arrived: &Arrived| {
+            let outcome = match arrived.knock.request() {
+                Request::Open { window, .. } => {
+                    let window = window.map(Window::as_secs);
+                    asked.lock().unwrap().push(window);
+                    let is_too_long = window.is_some_and(|window| window > longest);
+                    if is_too_long { Outcome::Refused(Refusal::WindowTooLong) } else { gate.opened() }
+                }
+                Request::Close { .. } => panic!("it closes"),
+                Request::Probe => Outcome::Heard,
+            };
+            Some(gate.sealed(arrived, outcome))
+        };
+        let json = setup.run(&["ssh", "--json"], limited).expect(0).json();
+        assert_eq!(findings(&json)[findings(&json).len() - 2..], ["ok opened", "ok connection"]);
+        let expected = if longest == 10 { &[Some(10)][..] } else { &[Some(10), None] };
+        let mut asked = asked.into_inner().unwrap();
+        // A busy machine is slower than the answer is waited for before the next knock.
+        asked.dedup();
+        assert_eq!(asked, expected);
+    }
+}
+
+/// A gate with nobody behind its door yet.
+fn shut() -> (Gate, Home, ClosedPort) {
+    let closed = ClosedPort::new();
+    let gate = Gate::answering(&["127.0.0.1"], 1, closed.number());
+    let home = Home::with("home", &gate.profile);
+    (gate, home, closed)
+}
+
+/// Runs to the end beside a gate that answers nothing, and tells what arrives.
+fn run_unanswered(gate: &Gate, home: &Home, args: &[&str], tell: impl Fn(&Arrived)) -> Ended {
+    let mut client = start(&mut home.postern(&[&["doctor", "home"], args].concat()));
+    gate.serve_all(&mut client, |_, arrived| {
+        tell(arrived);
         None
     });
-    client.finish().expect(1);
+    client.finish()
+}
+
+#[test]
+fn what_is_not_answered_is_probed_by_past_dates_first_and_knocked_for_last() {
+    let (gate, home, _closed) = shut();
+    let order = Mutex::new(Vec::new());
+    let json = run_unanswered(&gate, &home, &["ssh", "--timeout", "0.3", "--json"], |arrived| {
+        let kind = match arrived.knock.request() {
+            Request::Probe if arrived.knock.at() > gate.now() => "ahead",
+            Request::Probe => "past",
+            Request::Open { .. } => "open",
+            Request::Close { .. } => "close",
+        };
+        order.lock().unwrap().push(kind);
+    });
+    assert_eq!(findings(&json.expect(1).json()).last().unwrap(), "fault wrong-key-or-gate-down");
+    let mut order = order.into_inner().unwrap();
+    assert_eq!(order.iter().filter(|kind| **kind == "ahead").count(), 9);
+    assert!(order.iter().filter(|kind| **kind == "past").count() >= 11);
+    order.dedup();
+    assert_eq!(order, ["past", "ahead", "open"]);
+}
+
+#[test]
+fn answers_that_were_turned_off_are_told_from_a_gate_that_is_down() {
+    let (gate, home, closed) = shut();
+    let (closed, listener) = (Mutex::new(Some(closed)), Mutex::new(None));
+    let args = ["ssh", "--timeout", "2", "--json"];
+    let json = run_unanswered(&gate, &home, &args, |arrived| {
+        if matches!(arrived.knock.request(), Request::Open { .. })
+            && let Some(closed) = closed.lock().unwrap().take()
+        {
+            *listener.lock().unwrap() = Some(closed.open());
+        }
+    });
+    let json = json.expect(1).json();
+    assert_eq!(findings(&json).last().unwrap(), "fault answers-off");
+    assert!(message(&json, "answers-off").starts_with("the gate does not answer, and opens: "), "{json}");
+    // Now it is open before: nothing can be said.
+    let json = run_unanswered(&gate, &home, &["ssh", "--timeout", "0.3", "--json"], |arrived| {
+        assert!(matches!(arrived.knock.request(), Request::Probe), "{:?}", arrived.knock);
+    });
+    assert_eq!(findings(&json.expect(1).json()).last().unwrap(), "fault open-before");
+    drop(listener);
+}
+
+#[test]
+fn packets_that_were_lost_are_no_clock_that_is_off() {
+    let setup = Setup::new(&["127.0.0.1"]);
+    let mut client = start(&mut setup.home.postern(&["doctor", "home", "ssh", "--json"]));
+    // Its tolerance is a wide one, and it gets none of the first probes.
+    setup.gate.serve_all(&mut client, |gate, arrived| {
+        let is_first = matches!(arrived.knock.request(), Request::Probe)
+            && gate.now().since(arrived.knock.at()) < Duration::from_secs(50);
+        if is_first { None } else { grant(gate, arrived) }
+    });
+    let json = client.finish().expect(1).json();
+    let found = findings(&json);
+    assert_eq!(found[found.len() - 3..], ["warning packets-lost", "ok opened", "ok connection"], "{json}");
 }
 
 #[test]
 fn a_gate_that_is_silent_and_one_that_is_down_are_told_apart() {
-    let setup = Setup::new(&["127.0.0.1"]);
-    let json = setup.run(&["--timeout", "0.3", "--json"], |_, _| None).expect(1).json();
+    let (gate, home, _closed) = shut();
+    let silent =
+        |args: &[&str]| run_unanswered(&gate, &home, &[&["--timeout", "0.3"], args].concat(), |_| ());
+    let json = silent(&["--json"]).expect(1).json();
     assert_eq!(findings(&json).last().unwrap(), "fault wrong-key-or-gate-down");
-    let quiet = setup.run(&["--timeout", "0.3", "--quiet"], |_, _| None).expect(1);
+    let quiet = silent(&["--quiet"]).expect(1);
     assert_eq!((&*quiet.stdout, &*quiet.stderr), ("", ""), "the exit code tells");
-    let text = setup.run(&["--timeout", "0.3"], |_, _| None).expect(1).stdout;
+    let text = silent(&[]).expect(1).stdout;
     assert!(text.contains("posternd status") && text.ends_with("home: 1 fault, 0 warnings\n"), "{text}");
 
-    let Setup { gate, home, _listener } = setup;
     drop(gate);
     let json = run(&mut home.postern(&["doctor", "home", "--timeout", "0.3", "--json"])).expect(1).json();
     assert_eq!(findings(&json).last().unwrap(), "fault gate-down");
@@ -115,7 +212,7 @@ fn a_clock_that_is_off_is_measured_even_where_no_knock_is_fresh() {
     ] {
         let mut setup = Setup::new(&["127.0.0.1"]);
         setup.gate.ahead = ahead;
-        let json = setup.run(&["ssh", "--timeout", "1", "--json"], grant).expect(1).json();
+        let json = setup.run(&["ssh", "--timeout", "3", "--json"], grant).expect(1).json();
         assert!(findings(&json).contains(&format!("{level} clock-off")), "{json}");
         // A busy machine answers a little later than in the middle between sending and receiving.
         let near = match says.split_once(' ').unwrap() {
@@ -131,8 +228,8 @@ fn a_clock_that_is_off_is_measured_even_where_no_knock_is_fresh() {
         };
         let message = message(&json, "clock-off");
         assert!(message.contains(says) || near.iter().any(|near| message.contains(near)), "{message}");
-        // What it has learnt serves for the rest.
-        assert_eq!(findings(&json)[findings(&json).len() - 3..], ["ok opened", "ok connection", "ok closed"]);
+        // Where no knock was fresh by this host's clock, the rest is dated by the gate's.
+        assert_eq!(findings(&json)[findings(&json).len() - 2..], ["ok opened", "ok connection"]);
     }
 }
 
@@ -159,7 +256,7 @@ fn address_translation_is_seen() {
 fn a_dead_address_is_named_beside_the_one_that_answers() {
     let setup = Setup::new(&["127.0.0.1", "127.0.0.2"]);
     let one = |gate: &Gate, arrived: &Arrived| grant(gate, arrived).filter(|_| arrived.at == 0);
-    let json = setup.run(&["ssh", "--timeout", "0.5", "--json"], one).expect(1).json();
+    let json = setup.run(&["ssh", "--timeout", "2", "--json"], one).expect(1).json();
     assert_eq!(message(&json, "dead-address"), "127.0.0.2 does not answer, 127.0.0.1 does");
     assert!(findings(&json).contains(&"ok connection".to_owned()), "{json}");
 }
@@ -171,7 +268,7 @@ fn a_port_that_is_filtered_is_named() {
     let home = Home::with("home", &gate.profile);
     let setup = Setup { gate, home, _listener: listener };
     let one = |gate: &Gate, arrived: &Arrived| grant(gate, arrived).filter(|_| arrived.at == 1);
-    let json = setup.run(&["ssh", "--timeout", "0.5", "--json"], one).expect(1).json();
+    let json = setup.run(&["ssh", "--timeout", "2", "--json"], one).expect(1).json();
     let [filtered, open] = setup.gate.profile.ports[..] else { panic!("it has two ports") };
     let says = format!("127.0.0.1 does not answer at port {filtered}, and does at {open}");
     assert_eq!(message(&json, "silent-port"), says);
@@ -188,10 +285,7 @@ fn what_the_gate_refuses_is_named_by_its_reason() {
     let json = setup.run(&["--json"], no_vpn).expect(1).json();
     let found = findings(&json);
     assert!(found.contains(&"fault service-not-allowed".to_owned()), "{json}");
-    assert!(
-        found.contains(&"ok connection".to_owned()) && found.ends_with(&["ok closed".to_owned()]),
-        "{json}"
-    );
+    assert!(found.contains(&"ok connection".to_owned()), "{json}");
     let expired =
         |gate: &Gate, arrived: &Arrived| Some(gate.sealed(arrived, Outcome::Refused(Refusal::Expired)));
     let json = setup.run(&["--json"], expired).expect(1).json();
@@ -204,7 +298,7 @@ fn a_door_that_opens_onto_nothing_is_told_of() {
     let closed = ClosedPort::new();
     let gate = Gate::answering(&["127.0.0.1"], 1, closed.number());
     let home = Home::with("home", &gate.profile);
-    let mut client = start(&mut home.postern(&["doctor", "home", "ssh", "--timeout", "0.5", "--json"]));
+    let mut client = start(&mut home.postern(&["doctor", "home", "ssh", "--timeout", "2", "--json"]));
     gate.serve(&mut client, grant);
     let json = client.finish().expect(1).json();
     assert!(findings(&json).contains(&"fault not-listening".to_owned()), "{json}");
@@ -217,9 +311,9 @@ fn a_gate_that_does_not_answer_is_judged_by_the_connection() {
     let home = Home::with("home", &gate.profile);
     let json = run(&mut home.postern(&["doctor", "home", "ssh", "--json"])).expect(0).json();
     let found = findings(&json);
-    assert_eq!(found[3..], ["note no-answers", "note sent", "ok connection", "note closed"], "{json}");
-    assert_eq!(gate.knock().services(), ["ssh"]);
-    assert!(matches!(gate.knock().knock.request(), Request::Close { .. }));
+    assert_eq!(found[3..], ["note no-answers", "note sent", "ok connection"], "{json}");
+    let arrived = gate.knock();
+    assert_eq!((arrived.services(), arrived.limits()), (vec!["ssh".to_owned()], (Some(10), None)));
     gate.assert_no_more();
 }
 

@@ -56,13 +56,18 @@ fn hexadecimal_digits_are_whole_knocks_that_anybody_can_send() {
     let knocks: Vec<_> = outcome.stdout.lines().map(bytes).collect();
     assert_eq!(knocks.iter().collect::<HashSet<_>>().len(), 2);
     let says = format!("for 127.0.0.1 port {}: good once, for a minute", gate.profile.ports[0]);
-    assert!(outcome.stderr.lines().all(|line| line.contains(&says)), "{}", outcome.stderr);
+    let mut told = outcome.stderr.lines();
+    assert!(told.next().unwrap().starts_with("postern: 2 datagrams, one a line: send each by itself"));
+    assert!(told.all(|line| line.contains(&says)), "{}", outcome.stderr);
     gate.assert_no_more();
     for knock in &knocks {
         let request = gate.open(knock);
         let Request::Open { services, window, .. } = request.request() else { panic!("not an open") };
         assert_eq!((services.iter().count(), window.unwrap().as_secs()), (1, 600));
     }
+    // Of one by itself nothing of the kind is said.
+    let one = run(&mut home.postern(&["close", "home", "--hex"])).expect(0);
+    assert!(one.stderr.lines().count() == 1 && one.stderr.contains(&says), "{}", one.stderr);
     // Sent by another program, it is a knock like any other.
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.send_to(&knocks[0], ("127.0.0.1", gate.profile.ports[0].get())).unwrap();

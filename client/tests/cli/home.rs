@@ -100,6 +100,11 @@ impl Running {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// What the kernel says of it.
+    pub(crate) fn status(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap()
+    }
+
     /// Whether nobody holds its stderr open any more.
     pub(crate) fn has_left_stderr(&self) -> bool {
         self.stderr.is_finished()

@@ -8,8 +8,7 @@ use crate::home::run;
 
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The one module that may ask what only Linux answers, once there is such a thing: the client has none today, and does
-/// without the module.
+/// The one module that may ask what only Linux answers.
 const SYSTEM: &str = "system";
 
 /// What only Linux has, or has together with few others.

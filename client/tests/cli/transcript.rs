@@ -1,11 +1,11 @@
 //! What the client prints, word for word: the transcripts beside this folder are replayed, and never rewritten.
 //!
 //! Each line behind a `$` goes to a shell, in a home whose configuration is the example and which all lines of a
-//! transcript share. Below it stands what comes out, stdout before stderr, with the home as `~`, and in brackets the exit
-//! code that is not 0.
+//! transcript share. Below it stands what comes out, stdout before stderr, with the home as `~` and the folder of
+//! the program as `PROGRAMS`, and in brackets the exit code that is not 0.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::fs;
 use std::process::Command;
 
 use crate::home::{Home, run};
@@ -19,15 +19,17 @@ const MANUAL: &str = include_str!("../manual.txt");
 fn replay(transcript: &str) {
     let home = Home::with_text(include_str!("../../config.example.toml"));
     let place = home.path("").display().to_string();
-    let programs = Path::new(env!("CARGO_BIN_EXE_postern")).parent().unwrap();
+    let programs = fs::canonicalize(env!("CARGO_BIN_EXE_postern")).unwrap();
+    let programs = programs.parent().unwrap().display().to_string();
     let mut actual = String::new();
     for line in transcript.lines().filter_map(|line| line.strip_prefix("$ ")) {
         let mut shell = Command::new("sh");
         shell.env_clear().env("HOME", place.trim_end_matches('/')).current_dir(&place);
-        shell.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
+        shell.env("PATH", format!("{programs}:/usr/bin:/bin"));
         let outcome = run(shell.args(["-c", line]));
         writeln!(actual, "$ {line}").unwrap();
-        let printed = (outcome.stdout + &outcome.stderr).replace(place.trim_end_matches('/'), "~");
+        let printed = outcome.stdout + &outcome.stderr;
+        let printed = printed.replace(place.trim_end_matches('/'), "~").replace(&programs, "PROGRAMS");
         for line in printed.lines() {
             // clap leaves blanks in empty lines.
             writeln!(actual, "{}", line.trim_end()).unwrap();

@@ -26,9 +26,11 @@ pub(super) struct Way {
     pub(super) firsts: Vec<(Host, IpAddr)>,
 }
 
-/// The file was read, so nobody else can.
+/// The file was read: one whose mode lets others in is not. Who else may read it by an access list, a backup or another
+/// host's mount is not looked at.
 pub(super) fn configuration(path: &Path, findings: &mut Findings) {
-    findings.ok("configuration", format_args!("{} reads, and nobody else can read it", path.display()));
+    findings
+        .ok("configuration", format_args!("{} reads, and its mode lets nobody else read it", path.display()));
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let Some(folder) = path.parent() else { return };
     match fs::metadata(folder) {

@@ -6,10 +6,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use postern_proto::profile::Host;
-use postern_proto::{Outcome, Request};
+use postern_proto::{Outcome, Request, Services};
 use tokio::time::{Instant, timeout_at};
 
 use super::findings::Findings;
+use super::local::Way;
 use super::{SET_CLOCK, refused, silence};
 use crate::error::Error;
 use crate::gate::{Gate, Options};
@@ -31,8 +32,8 @@ pub(super) struct Echo {
 /// Whether the gate hears this client.
 pub(super) async fn probe(
     gate: &Gate,
-    addresses: &BTreeSet<IpAddr>,
-    firsts: &[(Host, IpAddr)],
+    services: &Services,
+    Way { addresses, firsts }: &Way,
     options: &Options,
     exact: bool,
     findings: &mut Findings,
@@ -43,7 +44,7 @@ pub(super) async fn probe(
     }
     let answering: BTreeSet<_> = echo.replies.keys().map(SocketAddr::ip).collect();
     let Some(nearest) = echo.replies.values().min_by_key(|reply| reply.round_trip) else {
-        return silence::explain(gate, &echo, options, findings).await;
+        return silence::explain(gate, services, &echo, options, findings).await;
     };
     let is_accepted = answers(gate, &echo, findings)?;
     clock(nearest, findings);

@@ -1,9 +1,13 @@
-//! Opens each service, goes through its door, and closes it again.
+//! Opens each service for a moment, and goes through its door.
+//!
+//! Nothing is closed: what is open for this host's address is this client's as a whole, whoever knocked for it, and a close
+//! would end the windows of others, and their sessions where the gate cuts them. A window that is open already is not
+//! made shorter either.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use postern_proto::{Protocol, Request, ServiceName, Services};
+use postern_proto::{Protocol, Refusal, Request, ServiceName, Services, Window};
 use tokio::time::Instant;
 
 use super::findings::Findings;
@@ -12,7 +16,10 @@ use crate::connect::{connect, connect_opened};
 use crate::error::Error;
 use crate::gate::{Gate, Options};
 use crate::reply::Reply;
-use crate::report::{joined, open_line};
+use crate::report::open_line;
+
+/// For how long a service is opened, in seconds: more than a connection takes.
+const WINDOW_SECONDS: u32 = 10;
 
 pub(super) async fn check(
     gate: &Gate,
@@ -21,10 +28,8 @@ pub(super) async fn check(
     options: &Options,
     findings: &mut Findings,
 ) -> Result<(), Error> {
-    let mut opened = Vec::new();
     for service in services {
-        let request = Request::Open { services: only(service)?, window: None, from_port: None };
-        let reply = match ask(gate, request, options).await {
+        let reply = match open(gate, service, options).await {
             Ok(reply) => reply,
             Err(error) => {
                 refused(gate, &format!("{service} does not open"), error, findings)?;
@@ -35,17 +40,29 @@ pub(super) async fn check(
             Some(reply) => findings.ok("opened", open_line(reply, service.as_str())),
             None => findings.note("sent", format_args!("a knock for {service} was sent")),
         }
-        opened.push(service.clone());
         go_through(gate, service, reply, addresses, options, findings).await;
-    }
-    if !opened.is_empty() {
-        close(gate, opened, options, findings).await?;
     }
     Ok(())
 }
 
-async fn ask(gate: &Gate, request: Request, options: &Options) -> Result<Option<Reply>, Error> {
-    gate.send(request, options).await?.decision().await
+/// Opens a service for a moment, or for its own window where even that is longer than this client may have.
+async fn open(gate: &Gate, service: &ServiceName, options: &Options) -> Result<Option<Reply>, Error> {
+    let ask = async |request| gate.send(request, options).await?.decision().await;
+    match ask(request(service, Some(moment()))?).await {
+        Err(Error::Refused(refused)) if refused.refusal == Refusal::WindowTooLong => {
+            ask(request(service, None)?).await
+        }
+        opened => opened,
+    }
+}
+
+/// What asks for a service.
+pub(super) fn request(service: &ServiceName, window: Option<Window>) -> Result<Request, Error> {
+    Ok(Request::Open { services: only(service)?, window, from_port: None })
+}
+
+pub(super) fn moment() -> Window {
+    Window::from_secs(WINDOW_SECONDS).expect("it is not zero")
 }
 
 /// Connects to the first TCP port of a service that was opened.
@@ -90,22 +107,4 @@ async fn go_through(
             );
         }
     }
-}
-
-async fn close(
-    gate: &Gate,
-    opened: Vec<ServiceName>,
-    options: &Options,
-    findings: &mut Findings,
-) -> Result<(), Error> {
-    let names = joined(&opened);
-    match ask(gate, Request::Close { services: Services::new(opened)? }, options).await {
-        Ok(Some(_)) => findings.ok("closed", format_args!("closed again: {names}")),
-        Ok(None) => findings.note("closed", format_args!("a knock was sent that closes again: {names}")),
-        Err(error) => {
-            let message = format!("not closed again: {names} ({error})");
-            findings.warning("not-closed", message, "it ends with its window");
-        }
-    }
-    Ok(())
 }

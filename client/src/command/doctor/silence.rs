@@ -1,12 +1,13 @@
-//! Why no address of the gate answers: what the network says, a clock that is far off, UDP that does not get through, or
-//! a gate that is down or does not know the key. The last two look the same from outside, and are meant to.
+//! Why no address of the gate answers: what the network says, a clock that is far off, answers that are turned off, UDP that
+//! does not get through, or a gate that is down or does not know the key. The last two look the same from outside, and are
+//! meant to.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use postern_proto::{KNOCK_LEN, Request};
+use postern_proto::{KNOCK_LEN, Request, Services, WallTime};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::unbounded_channel;
@@ -14,13 +15,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::SET_CLOCK;
+use super::answers_off::{self, Tried};
 use super::findings::Findings;
 use super::probe::Echo;
 use crate::error::Error;
 use crate::gate::{Gate, Options};
 use crate::knock::connected;
 use crate::reply::{Heard, Kind, Reply, listen};
-use crate::report::Off;
+use crate::report::{CLOCK_WARNING_SECONDS, Off};
 use crate::rounds::plain;
 
 /// From one date of a probe to the next: a tolerance of 60 s each way leaves no gap.
@@ -37,6 +39,7 @@ const CLOSED_TIMEOUT: Duration = Duration::from_secs(1);
 /// Says why nothing answers. Whether it does with other dates, and is heard from then on.
 pub(super) async fn explain(
     gate: &Gate,
+    services: &Services,
     echo: &Echo,
     options: &Options,
     findings: &mut Findings,
@@ -68,13 +71,23 @@ pub(super) async fn explain(
         }
     }
     let silent: Vec<_> = silent.into_iter().filter(|to| !echo.not_understood.contains(to)).collect();
+    let addresses: BTreeSet<_> = silent.iter().map(SocketAddr::ip).collect();
+    if addresses.is_empty() {
+        return Ok(false);
+    }
     if let Some(reply) = with_other_dates(gate, &silent, options).await? {
-        gate.knocker.clock.learn(reply.offset);
-        let message = format!("this host's clock is {}", Off(reply.offset, "the gate's"));
-        findings.fault("clock-off", message, SET_CLOCK);
+        answered_late(gate, &reply, findings);
         return Ok(true);
     }
-    let addresses: BTreeSet<_> = silent.iter().map(SocketAddr::ip).collect();
+    match answers_off::knock(gate, services, &addresses, options, findings).await {
+        Ok(Tried::Answered(reply)) => {
+            answered_late(gate, &reply, findings);
+            return Ok(true);
+        }
+        Ok(Tried::Told) => return Ok(false),
+        Ok(Tried::Shut) | Err(Error::Unsent(_) | Error::Unresolved(_)) => {}
+        Err(error) => return Err(error),
+    }
     let mut tries: JoinSet<_> =
         addresses.into_iter().map(|to| async move { (to, gets_udp(to).await) }).collect();
     while let Some(tried) = tries.join_next().await {
@@ -103,24 +116,40 @@ fn filtered_or_down(address: IpAddr, gets_udp: bool, findings: &mut Findings) {
     }
 }
 
-/// The answer to a probe that is dated earlier or later, and so made by another clock. A probe opens nothing, so that a
-/// date in the future is no danger, whoever keeps it.
+/// The answer to a probe that is dated earlier or later, and so made by another clock.
+///
+/// Those of the past come first, and that of now once more. A gate never takes them again when they are held back; one that
+/// is dated ahead draws an answer later, once, for whoever has kept it: it opens nothing, and shows that a gate is there. So
+/// these are sent only where nothing else is answered.
 async fn with_other_dates(
     gate: &Gate,
+    silent: &[SocketAddr],
+    options: &Options,
+) -> Result<Option<Reply>, Error> {
+    let now = gate.knocker.clock.now();
+    let past = (0..=CLOCK_STEPS).map(|step| now.before(CLOCK_STEP * step)).collect();
+    if let Some(reply) = with_dates(gate, past, silent, options).await? {
+        return Ok(Some(reply));
+    }
+    let now = gate.knocker.clock.now();
+    let ahead = (1..=CLOCK_STEPS).map(|step| now.after(CLOCK_STEP * step)).collect();
+    with_dates(gate, ahead, silent, options).await
+}
+
+async fn with_dates(
+    gate: &Gate,
+    dates: Vec<WallTime>,
     silent: &[SocketAddr],
     options: &Options,
 ) -> Result<Option<Reply>, Error> {
     let (tell, mut heard) = unbounded_channel();
     let mut listeners = JoinSet::new();
     let knocker = &gate.knocker;
-    for step in 1..=CLOCK_STEPS {
-        let (now, by) = (knocker.clock.now(), CLOCK_STEP * step);
-        for at in [now.before(by), now.after(by)] {
-            for &to in silent.iter().take(CLOCK_PLACES) {
-                // One that does not leave is as silent as one that gets no answer.
-                if let Ok(knock) = knocker.send_dated(at, to, &Request::Probe, options.source, None)? {
-                    listeners.spawn(listen(knock, knocker.keys(), Kind::Probe, tell.clone()));
-                }
+    for at in dates {
+        for &to in silent.iter().take(CLOCK_PLACES) {
+            // One that does not leave is as silent as one that gets no answer.
+            if let Ok(knock) = knocker.send_dated(at, to, &Request::Probe, options.source, None)? {
+                listeners.spawn(listen(knock, knocker.keys(), Kind::Probe, tell.clone()));
             }
         }
     }
@@ -132,6 +161,23 @@ async fn with_other_dates(
         }
     }
     Ok(None)
+}
+
+/// An answer after all: this host's clock is off, or, where it is not, what was sent before is lost.
+fn answered_late(gate: &Gate, reply: &Reply, findings: &mut Findings) {
+    let message = format!("this host's clock is {}", Off(reply.offset, "the gate's"));
+    if reply.offset.abs().as_secs() < CLOCK_WARNING_SECONDS {
+        findings.warning(
+            "packets-lost",
+            format_args!(
+                "the first probes were lost, or their answers: a later one is answered, and {message}"
+            ),
+            "look at the network on the way: ping; --repeat helps where packets are lost",
+        );
+    } else {
+        gate.knocker.clock.correct(reply.offset);
+        findings.fault("clock-off", message, SET_CLOCK);
+    }
 }
 
 /// Whether a host says that a UDP port is closed: then UDP gets there, and an answer back. What is sent looks like a
