@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod answered;
 mod answers;
 mod bad_input;
 mod close;
