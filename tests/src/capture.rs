@@ -37,9 +37,10 @@ impl Capture {
     pub fn start(host: &Host, direction: Direction, filter: &str) -> Result<Self> {
         let mut command = host.command("tcpdump");
         let direction = if matches!(direction, Direction::In) { "in" } else { "out" };
-        // Each packet is written at once; no change of user, no names; 16 MB of buffer, so that none is lost.
+        // Each packet is written at once; no change of user, no names; 16 MB of buffer, so that none is lost. Each has its
+        // place in there at full length: with room for the longest that there is, there would be 64.
         command.args(["-i", LINK, "-Q", direction, "-w", "-", "-U", "--immediate-mode", "-n"]);
-        command.args(["-s", "0", "-B", "16384", "-Z", "root", filter]);
+        command.args(["-s", "2048", "-B", "16384", "-Z", "root", filter]);
         let (tcpdump, mut stdout) = Process::spawn_with_stdout(command)?;
         let file = Arc::new(Mutex::new(Vec::new()));
         let collected = Arc::clone(&file);
