@@ -13,7 +13,7 @@ use postern_proto::sequence::{PortRange, Rolling, RollingError, Steps};
 use postern_proto::{Epoch, WallTime};
 
 use crate::error::Error;
-use crate::knock::connected;
+use crate::knock::routed;
 use crate::resolve::Family;
 
 /// The ports of a sequence, as the configuration has them.
@@ -159,11 +159,6 @@ impl Roll {
     fn epoch(&self, now: WallTime) -> Epoch {
         if self.next { now.epoch().next() } else { now.epoch() }
     }
-}
-
-/// The address from which this host sends there, by the kernel's route. Nothing is sent.
-fn routed(to: SocketAddr) -> io::Result<IpAddr> {
-    Ok(connected(to)?.local_addr()?.ip())
 }
 
 /// Stands for the source where it does not count.

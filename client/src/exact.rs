@@ -14,7 +14,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::connect::{Connecting, NotOpen};
-use crate::knock::connected;
+use crate::knock::routed;
 
 /// How often another port is looked for, when one is free at some of this host's addresses only.
 const TRIES: usize = 16;
@@ -143,11 +143,6 @@ impl Connecting for ExactAttempts {
     fn give_up(self) -> NotOpen {
         NotOpen::because(self.last)
     }
-}
-
-/// The local address from which there is a way to a peer. Nothing is sent.
-fn routed(peer: SocketAddr) -> io::Result<IpAddr> {
-    Ok(connected(peer)?.local_addr()?.ip())
 }
 
 /// Several sockets may be bound like this to one port, as long as none listens: one that holds it, and one that connects.

@@ -7,7 +7,9 @@ use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
-use postern_proto::{GateName, Outcome, Port, Profile, Refusal, Request, ServiceName, Services, Window};
+use postern_proto::{
+    GateName, Outcome, Port, Profile, Protocol, Refusal, Request, ServiceName, Services, Window,
+};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, lacks, locate};
@@ -139,6 +141,12 @@ impl Gate {
     #[must_use]
     pub const fn services(&self) -> &BTreeMap<ServiceName, Vec<Port>> {
         &self.profile.services
+    }
+
+    /// The TCP port by which it can be tried whether a service is open: its first, if it has one.
+    pub(crate) fn first_tcp_port(&self, service: &ServiceName) -> Option<NonZeroU16> {
+        let mut ports = self.profile.services.get(service)?.iter();
+        ports.find(|port| port.protocol == Protocol::Tcp).map(|port| port.number)
     }
 
     /// Whether it answers knocks.

@@ -124,6 +124,11 @@ impl Knocker {
     }
 }
 
+/// The address from which this host sends there, by the kernel's route. Nothing is sent.
+pub(crate) fn routed(to: SocketAddr) -> io::Result<IpAddr> {
+    Ok(connected(to)?.local_addr()?.ip())
+}
+
 /// A UDP socket of its own, connected: the kernel has looked up the way there.
 pub(crate) fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = match to {

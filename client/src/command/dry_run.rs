@@ -9,7 +9,7 @@ use super::{say_failures, source_text};
 use crate::cli::{Cli, DryRunArgs};
 use crate::error::Error;
 use crate::gate::{Gate, Options};
-use crate::knock::connected;
+use crate::knock::routed;
 use crate::report::{FailedReport, KnockedReport, say};
 use crate::resolve::resolve;
 
@@ -35,10 +35,9 @@ pub(super) async fn rehearse(
     for &address in &resolved.addresses {
         for port in &gate.profile().ports {
             let to = SocketAddr::new(address, port.get());
-            let routed = connected(to).and_then(|socket| socket.local_addr());
-            match routed {
+            match routed(to) {
                 Ok(local) => {
-                    let source = options.source.source(local.ip());
+                    let source = options.source.source(local);
                     let report = |times, datagram| KnockedReport {
                         address,
                         port: port.get(),

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use postern_proto::{Protocol, Request, ServiceName, Services};
+use postern_proto::{Request, ServiceName, Services};
 use tokio::time::timeout;
 
 use super::doors::{Door, wait};
@@ -98,9 +98,8 @@ async fn decision_and_doors(
 /// Only TCP answers.
 fn first_tcp_ports(gate: &Gate, services: &Services) -> Result<Vec<Door>, Error> {
     let door = |service: &ServiceName| {
-        let port = gate.services()[service].iter().find(|port| port.protocol == Protocol::Tcp);
-        let port = port.map(|port| Door { service: Some(service.clone()), port: port.number });
-        port.ok_or_else(|| {
+        let port = gate.first_tcp_port(service);
+        port.map(|port| Door { service: Some(service.clone()), port }).ok_or_else(|| {
             Error::Usage(format!("service {service} has no TCP port that --wait could try: leave it out"))
         })
     };

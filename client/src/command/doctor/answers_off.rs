@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use postern_proto::{Protocol, ServiceName, Services};
+use postern_proto::Services;
 use tokio::time::Instant;
 
 use super::findings::Findings;
@@ -32,11 +32,12 @@ pub(super) async fn knock(
     options: &Options,
     findings: &mut Findings,
 ) -> Result<Tried, Error> {
-    let Some((service, port)) = services.iter().find_map(|service| Some((service, tcp_port(gate, service)?)))
+    let Some((service, port)) =
+        services.iter().find_map(|service| Some((service, gate.first_tcp_port(service)?)))
     else {
         return Ok(Tried::Shut);
     };
-    let doors: Vec<_> = addresses.iter().map(|&address| SocketAddr::new(address, port)).collect();
+    let doors: Vec<_> = addresses.iter().map(|&address| SocketAddr::new(address, port.get())).collect();
     if connect_if_open(&doors).await.is_some() {
         findings.fault(
             "open-before",
@@ -67,9 +68,4 @@ pub(super) async fn knock(
         "set answers = false for it in the configuration, or import a new profile",
     );
     Ok(Tried::Told)
-}
-
-fn tcp_port(gate: &Gate, service: &ServiceName) -> Option<u16> {
-    let ports = gate.services()[service].iter();
-    ports.filter(|port| port.protocol == Protocol::Tcp).map(|port| port.number.get()).next()
 }

@@ -11,7 +11,7 @@ use postern_proto::profile::Host;
 
 use super::findings::Findings;
 use crate::gate::{Gate, Options};
-use crate::knock::connected;
+use crate::knock::routed;
 use crate::report::joined;
 use crate::resolve::{Family, first, resolve};
 use crate::rounds::plain;
@@ -109,9 +109,8 @@ async fn names(gate: &Gate, family: Option<Family>, findings: &mut Findings) -> 
 
 /// The local address from which it goes there, or why it does not. Nothing is sent.
 fn route(to: IpAddr, port: u16) -> Result<IpAddr, String> {
-    let local = connected(SocketAddr::new(to, port)).and_then(|socket| socket.local_addr());
-    match local {
-        Ok(local) => Ok(local.ip()),
+    match routed(SocketAddr::new(to, port)) {
+        Ok(local) => Ok(local),
         // Only sending tells whether a firewall allows it.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             Err("it is a broadcast address".to_owned())

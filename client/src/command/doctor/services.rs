@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use postern_proto::{Protocol, Refusal, Request, ServiceName, Services, Window};
+use postern_proto::{Refusal, Request, ServiceName, Services, Window};
 use tokio::time::Instant;
 
 use super::findings::Findings;
@@ -74,11 +74,11 @@ async fn go_through(
     options: &Options,
     findings: &mut Findings,
 ) {
-    let Some(port) = gate.services()[service].iter().find(|port| port.protocol == Protocol::Tcp) else {
+    let Some(port) = gate.first_tcp_port(service) else {
         findings.note("udp-service", format_args!("{service} has no TCP port that could be tried"));
         return;
     };
-    let door = |address| SocketAddr::new(address, port.number.get());
+    let door = |address| SocketAddr::new(address, port.get());
     let deadline = Instant::now() + options.timeout;
     let connected = if let Some(Reply { to, round_trip, .. }) = reply {
         let peer = door(to.ip());
@@ -91,7 +91,7 @@ async fn go_through(
         Ok(peer) => findings.ok("connection", format_args!("{peer} lets a connection in, for {service}")),
         Err(not_open) if not_open.is_refused() => findings.fault(
             "not-listening",
-            format_args!("{service} at port {}: {not_open}", port.number),
+            format_args!("{service} at port {port}: {not_open}"),
             "nothing listens there, or the gate has not opened it (guard = \"reset\"): look at the service itself",
         ),
         Err(not_open) => {
@@ -102,7 +102,7 @@ async fn go_through(
             };
             findings.fault(
                 "no-connection",
-                format_args!("{service} at port {}: {not_open}", port.number),
+                format_args!("{service} at port {port}: {not_open}"),
                 advice,
             );
         }
