@@ -41,6 +41,7 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 ///     ports: vec![62201.try_into()?],
 ///     services: [("ssh".parse()?, vec!["22/tcp".parse()?])].into(),
 ///     answers: true,
+///     identities: vec![],
 /// };
 /// let gate = Gate::from_profile(profile)?;
 /// assert!(gate.answers() && gate.services().contains_key(&"ssh".parse()?));

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use toml::Spanned;
 
+use crate::identity::IdentityKey;
 use crate::keys::{ClientId, ClientSecret};
 use crate::names::{ClientName, ServiceName};
 use crate::text::{TextError, from_toml};
@@ -22,6 +24,18 @@ pub struct ClientEntry {
     pub id: ClientId,
     /// The root of its keys. Unique in the file.
     pub secret: ClientSecret,
+    /// The secret that it had before, which is good until then as well. Unique in the file, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_secret: Option<ClientSecret>,
+    /// The instant from which on the previous secret is nobody's any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_until: Option<WallTime>,
+    /// The key that has to sign each of its knocks (SPEC 4.3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityKey>,
+    /// Or a file of which one key has to, in the form of sshd's `authorized_keys`: an absolute path.
+    #[serde(default, deserialize_with = "absolute", skip_serializing_if = "Option::is_none")]
+    pub authorized_keys: Option<PathBuf>,
     /// The services it may open.
     pub services: Vec<ServiceName>,
     /// The longest window it may ask for; the service's own limit when absent.
@@ -66,15 +80,75 @@ fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>
     Ok(networks)
 }
 
+/// Relative to whatever, a path would name another file for each who reads it.
+fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.is_absolute() {
+        Ok(Some(path))
+    } else {
+        Err(de::Error::custom("write the whole path, from / on"))
+    }
+}
+
 impl ClientEntry {
     /// Leases a client may hold at a time unless its entry says otherwise.
     pub const DEFAULT_MAX_LEASES: u32 = 256;
+
+    /// An entry that nothing limits but its services, and that need not sign.
+    #[must_use]
+    pub fn new(name: ClientName, id: ClientId, secret: ClientSecret, services: Vec<ServiceName>) -> Self {
+        Self {
+            name,
+            id,
+            secret,
+            previous_secret: None,
+            previous_until: None,
+            identity: None,
+            authorized_keys: None,
+            services,
+            max_window: None,
+            sources: vec![],
+            must_state_source: false,
+            may_state_other_source: false,
+            max_leases: None,
+            not_before: None,
+            expires: None,
+            disabled: false,
+        }
+    }
+
+    /// Its previous secret and the end of that, while both are good.
+    #[must_use]
+    pub fn previous(&self) -> Option<(&ClientSecret, WallTime)> {
+        self.previous_secret.as_ref().zip(self.previous_until)
+    }
 
     /// The entry as a `[[client]]` table, to be appended to a key file. It holds the secret.
     #[must_use]
     pub fn to_toml(&self) -> String {
         let table = toml::to_string(self).expect("every field of an entry has a TOML form");
         format!("[[client]]\n{table}")
+    }
+}
+
+impl ClientEntry {
+    /// What is wrong with it that none of its fields shows alone.
+    fn mistake(&self) -> Option<String> {
+        if self.services.is_empty() {
+            return Some("has no services: list at least one, or disable it".to_owned());
+        }
+        if self.identity.is_some() && self.authorized_keys.is_some() {
+            return Some("has identity and authorized-keys: leave one out".to_owned());
+        }
+        if self.previous_secret.is_some() != self.previous_until.is_some() {
+            return Some("has one of previous-secret and previous-until: give both or none".to_owned());
+        }
+        match (self.not_before, self.expires) {
+            (Some(from), Some(until)) if until <= from => {
+                Some(format!("expires ({until}) before it begins ({from})"))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -98,20 +172,17 @@ impl KeyFile {
     /// [`TextError`] with the place of the first mistake; it never repeats what stands there.
     pub fn parse(text: &str) -> Result<Self, TextError> {
         let raw: RawKeyFile = from_toml(text)?;
-        unique(text, &raw.client, "name", |client| &client.name)?;
-        unique(text, &raw.client, "id", |client| client.id)?;
-        unique(text, &raw.client, "secret", |client| client.secret.expose())?;
+        unique(text, &raw.client, "name", |client| [&client.name])?;
+        unique(text, &raw.client, "id", |client| [client.id])?;
+        unique(text, &raw.client, "secret", |client| {
+            [Some(&client.secret), client.previous_secret.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(ClientSecret::expose)
+        })?;
         for entry in &raw.client {
-            let client = entry.get_ref();
-            if client.services.is_empty() {
-                let message =
-                    format!("client {} has no services: list at least one, or disable it", client.name);
-                return Err(TextError::at(text, &entry.span(), message));
-            }
-            if let (Some(from), Some(until)) = (client.not_before, client.expires)
-                && until <= from
-            {
-                let message = format!("client {} expires ({until}) before it begins ({from})", client.name);
+            if let Some(mistake) = entry.get_ref().mistake() {
+                let message = format!("client {} {mistake}", entry.get_ref().name);
                 return Err(TextError::at(text, &entry.span(), message));
             }
         }
@@ -131,20 +202,22 @@ impl KeyFile {
     }
 }
 
-/// Two clients with one name, id or secret are a configuration error (SPEC 2).
-fn unique<'a, K: Eq + Hash>(
+/// Two clients with one name, id or secret are a configuration error (SPEC 2), and so is one client that has a secret twice.
+fn unique<'a, K: Eq + Hash, I: IntoIterator<Item = K>>(
     text: &str,
     clients: &'a [Spanned<ClientEntry>],
     field: &str,
-    key: impl Fn(&'a ClientEntry) -> K,
+    keys: impl Fn(&'a ClientEntry) -> I,
 ) -> Result<(), TextError> {
     let mut seen = HashMap::with_capacity(clients.len());
     for entry in clients {
         let client = entry.get_ref();
-        if let Some(other) = seen.insert(key(client), &client.name) {
-            let message =
-                format!("clients {other} and {} have the same {field}: give each its own", client.name);
-            return Err(TextError::at(text, &entry.span(), message));
+        for key in keys(client) {
+            if let Some(other) = seen.insert(key, &client.name) {
+                let message =
+                    format!("clients {other} and {} have the same {field}: give each its own", client.name);
+                return Err(TextError::at(text, &entry.span(), message));
+            }
         }
     }
     Ok(())
@@ -165,12 +238,22 @@ mod tests {
         assert!(example.clients().len() >= 3);
     }
 
-    fn entry(name: &str, id: u8, secret: u8) -> String {
-        let (id, secret) = (ClientId::from_bytes([id; 8]), ClientSecret::from_bytes([secret; 32]));
+    const LINE: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti a@b";
+
+    fn secret(number: u8) -> zeroize::Zeroizing<String> {
+        ClientSecret::from_bytes([number; 32]).to_text()
+    }
+
+    fn entry(name: &str, id: u8, number: u8) -> String {
+        let (id, secret) = (ClientId::from_bytes([id; 8]), secret(number));
         format!(
             "[[client]]\nname = \"{name}\"\nid = \"{id}\"\nsecret = \"{}\"\nservices = [\"ssh\"]\n",
-            *secret.to_text()
+            *secret
         )
+    }
+
+    fn previous(number: u8) -> String {
+        format!("previous-secret = \"{}\"\nprevious-until = \"2027-01-01T00:00:00Z\"\n", *secret(number))
     }
 
     #[test]
@@ -204,6 +287,14 @@ mod tests {
             (format!("{good}{}", entry("bob", 1, 2)), 6, "the same id"),
             (format!("{good}{}", entry("bob", 2, 1)), 6, "the same secret"),
             (good.replace("[[client]]", "[[client]"), 1, ""),
+            (format!("{good}identity = \"ssh-ed25519 AAAA\"\n"), 6, "a public key is one line"),
+            (format!("{good}identity = \"ssh-rsa AAAA a@b\"\n"), 6, "can sign knocks"),
+            (format!("{good}authorized-keys = \"keys\"\n"), 6, "the whole path"),
+            (format!("{good}identity = \"{LINE}\"\nauthorized-keys = \"/k\"\n"), 1, "leave one out"),
+            (format!("{good}previous-until = \"2027-01-01T00:00:00Z\"\n"), 1, "give both or none"),
+            (format!("{good}previous-secret = \"{}\"\n", *secret(5)), 1, "give both or none"),
+            (format!("{good}{}", previous(1)), 1, "the same secret"),
+            (format!("{good}{}{}", previous(2), entry("bob", 2, 2)), 8, "the same secret"),
         ] {
             let error = KeyFile::parse(&bad).err().unwrap_or_else(|| panic!("accepted:\n{bad}"));
             assert!(error.message.contains(says), "{error}\n{bad}");
@@ -222,6 +313,9 @@ mod tests {
         client.max_leases = Some(3);
         client.expires = Some("2027-01-01T00:00:00Z".parse().unwrap());
         client.disabled = true;
+        client.identity = Some(LINE.parse().unwrap());
+        client.previous_secret = Some(ClientSecret::from_bytes([9; 32]));
+        client.previous_until = client.expires;
         assert!(KeyFile::parse(&client.to_toml()).unwrap() == file);
     }
 }

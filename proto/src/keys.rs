@@ -141,7 +141,9 @@ impl Nonce {
         Self(bytes)
     }
 
-    pub(crate) const fn bytes(&self) -> &[u8; NONCE_LEN] {
+    /// Its bytes, to be looked at: what an identity key signs has them.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; NONCE_LEN] {
         &self.0
     }
 }

@@ -12,8 +12,9 @@ use zeroize::Zeroizing;
 use crate::datagram::{
     CIPHERTEXT_AT, Datagram, HINT_LEN, KNOCK_LEN, NONCE_AT, PAYLOAD_LEN, TAG_AT, UsedNonce,
 };
-use crate::keys::{ClientKeys, GATE_ID_LEN, GateKeys, Nonce, SECRET_LEN, SealKey};
-use crate::payload::{Payload, Request, Source};
+use crate::identity::{IdentityKey, to_sign};
+use crate::keys::{ClientId, ClientKeys, GATE_ID_LEN, GateId, GateKeys, Hint, Nonce, SECRET_LEN, SealKey};
+use crate::payload::{Payload, Proof, Request, Source};
 use crate::refusal::Refusal;
 use crate::time::{Epoch, WallTime};
 
@@ -121,6 +122,21 @@ impl Authentic {
     #[must_use]
     pub const fn request(&self) -> &Request {
         &self.payload.request
+    }
+
+    /// Whether it carries a signature; of whom, nobody has checked.
+    #[must_use]
+    pub const fn is_signed(&self) -> bool {
+        !matches!(self.payload.proof, Proof::None)
+    }
+
+    /// Whether one of these keys signed it, for this gate and client. `hint` is the one that it came under.
+    ///
+    /// The dearest of all checks: about 50 us for each key.
+    #[must_use]
+    pub fn is_signed_by(&self, keys: &[IdentityKey], gate: &GateId, client: ClientId, hint: Hint) -> bool {
+        let signed = to_sign(gate, client, hint, &self.nonce, &self.payload);
+        keys.iter().any(|key| key.verifies(&signed, &self.payload.proof))
     }
 }
 

@@ -20,6 +20,7 @@
 pub mod answer;
 pub mod datagram;
 pub mod hints;
+pub mod identity;
 pub mod keyfile;
 pub mod keys;
 pub mod knock;
@@ -35,6 +36,7 @@ pub mod time;
 pub use answer::{ANSWER_LEN, Answer, NoAnswer, Outcome};
 pub use datagram::{Datagram, KNOCK_LEN, UsedNonce};
 pub use hints::{HintTable, Hinted};
+pub use identity::{IdentityError, IdentityKey, to_sign};
 pub use keyfile::{ClientEntry, KeyFile};
 pub use keys::{
     AnswerKey, ClientId, ClientKeys, ClientSecret, GateId, GateKeys, Hint, HintKey, Nonce, SealKey,
@@ -42,7 +44,7 @@ pub use keys::{
 };
 pub use knock::{Authentic, open, seal};
 pub use names::{ClientName, GateName, NameError, SequenceName, ServiceName};
-pub use payload::{Payload, Proof, Request, Services, Source};
+pub use payload::{Payload, Proof, Request, Services, Signature, Source};
 pub use port::{Port, Protocol};
 pub use profile::Profile;
 pub use refusal::Refusal;

@@ -11,7 +11,7 @@ use crate::names::ServiceName;
 use crate::time::{WallTime, Window};
 
 /// Most bytes that the names of one knock may take, a length byte for each counted (SPEC 4.2): with it the proof
-/// of a later version always fits.
+/// always fits.
 pub const SERVICES_LEN: usize = 90;
 
 /// The sealed content of a knock.
@@ -68,12 +68,41 @@ impl Request {
     }
 }
 
-/// Proof of identity (SPEC 4.3). Version 1 of the payload knows only its absence; another tag is malformed.
+/// Proof of identity (SPEC 4.3): at most 71 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
 pub enum Proof {
     /// The client's secret is all there is.
     None,
+    /// A signature by an Ed25519 key.
+    Ed25519(Signature),
+    /// A signature by an Ed25519 key in a security key.
+    SkEd25519 {
+        /// What the device says: bit 0, that somebody touched it.
+        flags: u8,
+        /// How often the device has signed.
+        counter: u32,
+        /// By the device.
+        signature: Signature,
+    },
+}
+
+/// 64 bytes of a signature, in the two halves that Ed25519 gives them (R and S).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature([[u8; 32]; 2]);
+
+impl Signature {
+    /// From its bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 64]) -> Self {
+        let halves = bytes.as_chunks::<32>().0;
+        Self([halves[0], halves[1]])
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; 64] {
+        *self.0.as_flattened().first_chunk().expect("two halves of 32 bytes")
+    }
 }
 
 /// One or more different services, at most [`SERVICES_LEN`] bytes of names.
@@ -144,6 +173,13 @@ impl Payload {
         padded
     }
 
+    /// What a proof signs of it: its bytes up to the proof (SPEC 4.3).
+    #[must_use]
+    pub fn encode_unproven(&self) -> Vec<u8> {
+        let Self { at, source, request, proof: _ } = self;
+        postcard::to_allocvec(&(at, source, request)).expect("every field of a payload has a postcard form")
+    }
+
     /// Reads a padded payload; `None` for anything but the one encoding of a value and zeros behind it.
     ///
     /// postcard alone would take an integer in more bytes than it needs, and how many of them would depend on the
@@ -164,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_payload_leaves_room_for_a_proof() {
+    fn the_largest_payload_fits_with_the_largest_proof() {
         let (long, rest) = ("x".repeat(32), "y".repeat(23));
         let services = Services::new(names(&[&long, &format!("{}z", &long[1..]), &rest])).unwrap();
         let payload = Payload {
@@ -175,10 +211,15 @@ mod tests {
                 window: Some(Window::from_secs(u32::MAX).unwrap()),
                 from_port: NonZeroU16::new(u16::MAX),
             },
-            proof: Proof::None,
+            proof: Proof::SkEd25519 {
+                flags: 0xff,
+                counter: u32::MAX,
+                signature: Signature::from_bytes([0xff; 64]),
+            },
         };
-        let used = postcard::to_allocvec(&payload).unwrap().len();
-        assert!(used + 72 <= PAYLOAD_LEN, "{used} bytes and a proof of 72");
+        let (used, unproven) = (postcard::to_allocvec(&payload).unwrap().len(), payload.encode_unproven());
+        assert_eq!((unproven.len(), used), (130, 201));
+        assert!(used <= PAYLOAD_LEN && payload.encode().starts_with(&unproven));
         assert_eq!(Payload::decode(&payload.encode()), Some(payload));
     }
 
@@ -226,8 +267,9 @@ mod tests {
             ("a byte behind the value", &[(11, 1)][..]),
             ("a byte at the very end", &[(PAYLOAD_LEN - 1, 1)][..]),
             ("unknown source", &[(1, 2)][..]),
-            ("unknown request", &[(2, 2)][..]),
-            ("unknown proof", &[(10, 1)][..]),
+            ("unknown request", &[(2, 3)][..]),
+            ("unknown proof", &[(10, 3)][..]),
+            ("a varint of a proof in more bytes than it needs", &[(10, 2), (12, 0x80)][..]),
             ("no service", &[(3, 0)][..]),
             ("a name that ends in the padding", &[(4, 9)][..]),
             ("a name with a space", &[(5, b' ')][..]),

@@ -16,6 +16,7 @@ use ring::digest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
+use crate::identity::IdentityKey;
 use crate::keys::{ClientId, ClientSecret, GateId};
 use crate::names::ServiceName;
 use crate::port::Port;
@@ -46,6 +47,8 @@ pub struct Profile {
     pub services: BTreeMap<ServiceName, Vec<Port>>,
     /// Whether the gate answers knocks (SPEC 9).
     pub answers: bool,
+    /// The keys of which one must sign each knock (SPEC 4.3); none where the client need not sign.
+    pub identities: Vec<IdentityKey>,
 }
 
 /// Why a profile line was refused. It never repeats the line.
@@ -191,6 +194,7 @@ mod tests {
             ports: vec![NonZeroU16::new(62201).unwrap()],
             services: BTreeMap::from([("ssh".parse().unwrap(), vec!["22/tcp".parse().unwrap()])]),
             answers: true,
+            identities: vec![],
         }
     }
 

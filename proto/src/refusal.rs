@@ -49,7 +49,9 @@ refusals! {
     UnknownService = "unknown-service": "the gate has no such service",
     ServiceNotAllowed = "service-not-allowed": "this client may not have this service",
     WindowTooLong = "window-too-long": "the window asked for is longer than this client may have",
+    Unsigned = "unsigned": "this client must sign its knocks with its identity key, and this one is not signed",
     Busy = "busy": "a quota is full: remembered knocks or live leases, of this client or of the gate",
+    BadSignature = "bad-signature": "no identity key of this client signed this knock",
     Unrecorded = "unrecorded": "the knock could not be recorded durably, so the door stayed shut",
 }
 

@@ -11,8 +11,8 @@ use postern_proto::datagram::{CIPHERTEXT_AT, NONCE_LEN, PAYLOAD_LEN};
 use postern_proto::sequence::{PortRange, Steps, TcpFlags};
 use postern_proto::{
     ClientEntry, ClientId, ClientKeys, ClientSecret, Datagram, Epoch, GateId, GateKeys, HintKey, HintTable,
-    Hinted, KNOCK_LEN, KeyFile, Nonce, Payload, Port, Profile, Proof, Protocol, Refusal, Request, Services,
-    Source, Tolerance, WallTime, Window, open, seal,
+    Hinted, IdentityKey, KNOCK_LEN, KeyFile, Nonce, Payload, Port, Profile, Proof, Protocol, Refusal,
+    Request, Services, Signature, Source, Tolerance, WallTime, Window, open, seal,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -29,11 +29,34 @@ fn payload() -> impl Strategy<Value = Payload> {
             1 => Request::Probe,
             _ => Request::Open { services, window, from_port: NonZeroU16::new(port) },
         });
-    (any::<u64>(), source, request).prop_map(|(at, source, request)| Payload {
+    let signature = || (any::<[u8; 32]>(), any::<[u8; 32]>());
+    let signature = move || {
+        signature().prop_map(|(r, s)| Signature::from_bytes(*[r, s].as_flattened().first_chunk().unwrap()))
+    };
+    let by_device = (any::<u8>(), any::<u32>(), signature());
+    let proof = prop_oneof![
+        Just(Proof::None),
+        signature().prop_map(Proof::Ed25519),
+        by_device.prop_map(|(flags, counter, signature)| Proof::SkEd25519 { flags, counter, signature }),
+    ];
+    (any::<u64>(), source, request, proof).prop_map(|(at, source, request, proof)| Payload {
         at: WallTime::from_micros(at),
         source,
         request,
-        proof: Proof::None,
+        proof,
+    })
+}
+
+/// The public half of a key: any bytes, for it is not used.
+fn identity() -> impl Strategy<Value = IdentityKey> {
+    (any::<[u8; 32]>(), "(ssh:[a-z]{0,20})?").prop_map(|(key, application)| {
+        let mut bytes = vec![u8::from(!application.is_empty())];
+        bytes.extend_from_slice(&key);
+        if !application.is_empty() {
+            bytes.push(u8::try_from(application.len()).unwrap());
+            bytes.extend_from_slice(application.as_bytes());
+        }
+        postcard::from_bytes(&bytes).unwrap()
     })
 }
 
@@ -55,6 +78,7 @@ prop_compose! {
         ports in vec(1..=u16::MAX, 0..9),
         services in btree_map("[A-Za-z0-9][A-Za-z0-9._-]{0,31}", vec(port(), 0..4), 0..5),
         answers: bool,
+        identities in vec(identity(), 0..3),
     ) -> Hidden<Profile> {
         let hosts = names.iter().cloned().chain(addresses.iter().map(IpAddr::to_string));
         Hidden(Profile {
@@ -68,6 +92,7 @@ prop_compose! {
                 .map(|(name, ports)| (name.parse().unwrap(), ports))
                 .collect::<BTreeMap<_, _>>(),
             answers,
+            identities,
         })
     }
 }
@@ -84,6 +109,9 @@ prop_compose! {
         max_leases: Option<u32>,
         // Up to the end of the year 9999; later dates have no text.
         dates in proptest::option::of((0..126_000_000_000_u64, 1..126_000_000_000_u64)),
+        previous in proptest::option::of((any::<[u8; 32]>(), 0..126_000_000_000_u64)),
+        identity in proptest::option::of(identity()),
+        authorized_keys in proptest::option::of("/[a-z]{1,8}"),
     ) -> Hidden<ClientEntry> {
         let network = |(address, prefix): (IpAddr, u8)| {
             let longest = if address.is_ipv4() { 32 } else { 128 };
@@ -102,6 +130,10 @@ prop_compose! {
             not_before: dates.map(|(from, _)| WallTime::from_secs(from)),
             expires: dates.map(|(from, until)| WallTime::from_secs(from + until)),
             disabled: flags[2],
+            previous_secret: previous.map(|(secret, _)| ClientSecret::from_bytes(secret)),
+            previous_until: previous.map(|(_, until)| WallTime::from_secs(until)),
+            authorized_keys: authorized_keys.filter(|_| identity.is_none()).map(Into::into),
+            identity,
         })
     }
 }

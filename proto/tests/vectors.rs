@@ -66,6 +66,7 @@ struct Fields {
     services: Vec<ServiceName>,
     window: Option<u32>,
     from_port: Option<NonZeroU16>,
+    proof: Option<Hex>,
 }
 
 impl Fields {
@@ -86,7 +87,7 @@ impl Fields {
                 "probe" => Request::Probe,
                 other => panic!("no such request: {other}"),
             },
-            proof: Proof::None,
+            proof: self.proof.as_ref().map_or(Proof::None, |bytes| postcard::from_bytes(&bytes.0).unwrap()),
         }
     }
 }
@@ -257,6 +258,7 @@ fn knocks_for_a_gate() {
         name: String,
         expect: String,
         client: String,
+        secret: Option<String>,
         nonce: Hex,
         knock: Hex,
         #[serde(flatten)]
@@ -264,9 +266,14 @@ fn knocks_for_a_gate() {
     }
     let file: File = toml::from_str(include_str!("../vectors/gate.toml")).unwrap();
     let gate = GateKeys::derive(&file.gate_id);
-    for Vector { name, expect, client, nonce, knock, fields } in &file.knock {
+    for Vector { name, expect, client, secret, nonce, knock, fields } in &file.knock {
         let entry = file.client.iter().find(|entry| entry.name.as_str() == client).unwrap();
-        let client = Always(ClientKeys::derive(&file.gate_id, &entry.secret));
+        let secret = match secret.as_deref() {
+            None => &entry.secret,
+            Some("previous") => entry.previous_secret.as_ref().unwrap(),
+            Some(other) => panic!("no such secret: {other}"),
+        };
+        let client = Always(ClientKeys::derive(&file.gate_id, secret));
         let payload = fields.payload();
         assert_eq!(seal(&gate, &client.0, &payload, nonce.nonce()).as_slice(), knock.0, "{name}");
         assert_opens(name, read(&gate, &client, payload.at, &knock.0), &payload, nonce);

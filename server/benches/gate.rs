@@ -16,7 +16,7 @@ use postern_proto::{
     ClientId, ClientKeys, ClientSecret, Datagram, GateId, GateKeys, KNOCK_LEN, Nonce, Request, Services,
     Tolerance, WallTime, Window, seal,
 };
-use postern_server::front::gate::{Client, Gate, Memory, ServiceLimits, Verdict, Way};
+use postern_server::front::gate::{Authorized, Client, Gate, Memory, ServiceLimits, Verdict, Way};
 use postern_server::{BootTime, Now};
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -35,20 +35,9 @@ fn secret(number: usize) -> ClientSecret {
 }
 
 fn entry(number: usize) -> ClientEntry {
-    ClientEntry {
-        name: format!("client-{number}").parse().expect("a valid name"),
-        id: ClientId::from_bytes(number.to_le_bytes()),
-        secret: secret(number),
-        services: vec!["ssh".parse().expect("a valid name")],
-        max_window: None,
-        sources: vec![],
-        must_state_source: false,
-        may_state_other_source: false,
-        max_leases: None,
-        not_before: None,
-        expires: None,
-        disabled: false,
-    }
+    let name = format!("client-{number}").parse().expect("a valid name");
+    let services = vec!["ssh".parse().expect("a valid name")];
+    ClientEntry::new(name, ClientId::from_bytes(number.to_le_bytes()), secret(number), services)
 }
 
 fn now() -> Now {
@@ -65,7 +54,8 @@ fn resident() -> usize {
 
 fn gate(clients: usize) -> Gate {
     let before = resident();
-    let clients: Vec<_> = (0..clients).map(|number| Client::new(&gate_id(), &entry(number))).collect();
+    let entries: Vec<_> = (0..clients).map(entry).collect();
+    let clients = Client::all(&gate_id(), &entries, &Authorized::new());
     let limits = ServiceLimits { window: Window::DEFAULT, max_window: Window::DEFAULT_MAX };
     let services = HashMap::from([("ssh".parse().expect("a valid name"), limits)]);
     let (count, started) = (clients.len(), Instant::now());

@@ -24,6 +24,7 @@ mod errand;
 mod files;
 pub mod front;
 mod knockd;
+mod last_use;
 mod link;
 mod log;
 mod order;

@@ -51,21 +51,8 @@ impl Client {
     /// When a name is none.
     pub fn new(gate: &GateId, name: &str, services: &[&str]) -> Result<Self> {
         let secret = ClientSecret::from_bytes(random());
-        let entry = ClientEntry {
-            name: name.parse()?,
-            id: ClientId::from_bytes(random()),
-            secret,
-            services: services.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
-            max_window: None,
-            sources: Vec::new(),
-            must_state_source: false,
-            may_state_other_source: false,
-            max_leases: None,
-            not_before: None,
-            expires: None,
-            disabled: false,
-        };
-        Ok(Self::at(gate, entry))
+        let services = services.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+        Ok(Self::at(gate, ClientEntry::new(name.parse()?, ClientId::from_bytes(random()), secret, services)))
     }
 
     /// A client, by its entry, at a gate.
@@ -108,6 +95,7 @@ impl Client {
                 .context("port 0")?,
             services: named,
             answers,
+            identities: self.entry.identity.iter().cloned().collect(),
         };
         Ok(profile.to_line().to_string())
     }

@@ -8,7 +8,8 @@ use postern_proto::keys::SequenceKey;
 use postern_proto::profile::Host;
 use postern_proto::sequence::{PortRange, Rolling, Steps, steps};
 use postern_proto::{
-    ClientId, ClientSecret, GateId, GateName, Port, Profile, Protocol, SequenceName, ServiceName, TextError,
+    ClientId, ClientSecret, GateId, GateName, IdentityKey, Port, Profile, Protocol, SequenceName,
+    ServiceName, TextError,
 };
 use serde::Deserialize;
 use toml::Spanned;
@@ -65,6 +66,7 @@ pub(super) struct RawEntry {
     ports: Option<Vec<NonZeroU16>>,
     services: Option<BTreeMap<ServiceName, Vec<Port>>>,
     answers: Option<bool>,
+    identities: Option<Vec<IdentityKey>>,
     close_on_exit: Option<bool>,
     #[serde(default)]
     sequences: BTreeMap<SequenceName, Spanned<RawSequence>>,
@@ -104,6 +106,7 @@ impl RawEntry {
             ports,
             services,
             answers,
+            identities,
             close_on_exit,
             sequences,
         } = self;
@@ -116,9 +119,11 @@ impl RawEntry {
             (Some(gate), Some(client), Some(secret), Some(ports), Some(services)) => {
                 // A gate answers unless its administrator says otherwise.
                 let answers = answers.unwrap_or(true);
-                Some(Profile { gate, client, secret, addresses: addresses.clone(), ports, services, answers })
+                let identities = identities.unwrap_or_default();
+                let addresses = addresses.clone();
+                Some(Profile { gate, client, secret, addresses, ports, services, answers, identities })
             }
-            (None, None, None, None, None) if answers.is_none() => None,
+            (None, None, None, None, None) if answers.is_none() && identities.is_none() => None,
             _ => {
                 return Err(at_gate(format!(
                     "lacks {} of its profile: import it again with --force",

@@ -227,6 +227,7 @@ pub(crate) fn profile(tcp: u16) -> Profile {
             .into_iter()
             .collect(),
         answers: false,
+        identities: vec![],
     }
 }
 

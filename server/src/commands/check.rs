@@ -32,6 +32,9 @@ pub(crate) fn run(files: &Files) -> anyhow::Result<()> {
             );
         }
     }
+    for remark in &config.remarks {
+        println!("warning: {remark}");
+    }
     let Reach { backend, families, .. } = config.reach();
     let firewall = Firewall::new(backend, &families);
     println!("rules that `posternd run` puts up (sessions that stand then are let through as well):");

@@ -65,11 +65,9 @@ fn add(path: &Path, config: &Config, new: &NewClient) -> anyhow::Result<()> {
             .to_owned();
         return Err(ConfigError::Unfit { path: path.to_owned(), problem }.into());
     }
+    let id = ClientId::from_bytes(random()?);
+    let secret = ClientSecret::from_bytes(*Zeroizing::new(random()?));
     let entry = ClientEntry {
-        name: new.name.clone(),
-        id: ClientId::from_bytes(random()?),
-        secret: ClientSecret::from_bytes(*Zeroizing::new(random()?)),
-        services: new.services.clone(),
         max_window: new.max_window,
         sources: new.sources.clone(),
         must_state_source: new.must_state_source,
@@ -77,7 +75,7 @@ fn add(path: &Path, config: &Config, new: &NewClient) -> anyhow::Result<()> {
         max_leases: new.max_leases,
         not_before: new.not_before,
         expires: new.expires,
-        disabled: false,
+        ..ClientEntry::new(new.name.clone(), id, secret, new.services.clone())
     };
     let profile = Profile {
         gate: config.gate.id.clone(),
@@ -91,6 +89,7 @@ fn add(path: &Path, config: &Config, new: &NewClient) -> anyhow::Result<()> {
             .map(|name| (name.clone(), config.services[name].ports.clone()))
             .collect(),
         answers: config.gate.answer,
+        identities: vec![],
     };
     append(config, &entry)?;
     println!("{}", *profile.to_line());

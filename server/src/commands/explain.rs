@@ -55,7 +55,7 @@ impl Explainer {
         let watch = config.watch();
         let memory = Memory::new(WallTime::from_micros(0));
         let keys = GateKeys::derive(&watch.gate);
-        let clients = config.clients.iter().map(|entry| Client::new(&watch.gate, entry)).collect();
+        let clients = Client::all(&watch.gate, &config.clients, &config.authorized);
         let services = config.service_table();
         let gate = Gate::new(keys.clone(), watch.tolerance, services, clients, memory, first, false);
         // Nobody floods a file: the key need not be a secret.

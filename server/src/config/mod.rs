@@ -10,11 +10,13 @@ use postern_proto::text::{TextError, from_toml};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::front::gate::Authorized;
 use crate::knockd::KnockdConf;
 use crate::sandbox::Identity;
 use crate::warden::guard::Guard;
 use crate::warden::process::Reach;
 
+mod authorized;
 pub(crate) mod one_time;
 mod rooms;
 mod safe;
@@ -88,6 +90,10 @@ pub(crate) struct Config {
     pub(crate) keys: PathBuf,
     key_text: Zeroizing<String>,
     pub(crate) clients: Vec<ClientEntry>,
+    /// The keys in the files that clients' entries point to.
+    pub(crate) authorized: Authorized,
+    /// What an administrator should know, and no mistake.
+    pub(crate) remarks: Vec<String>,
     path: PathBuf,
 }
 
@@ -116,6 +122,7 @@ impl Config {
                 format!("client {0}: posternd.toml has [sequences.{0}]; rename one of them", client.name);
             return Err(ConfigError::Unfit { path: config.keys, problem });
         }
+        (config.authorized, config.remarks) = authorized::read(&config.clients)?;
         Ok(config)
     }
 
@@ -155,8 +162,20 @@ impl Config {
         gate.state = folder.join(&gate.state);
         admin.socket = folder.join(&admin.socket);
         let services = services.into_iter().map(|(name, service)| (name, service.into_inner())).collect();
-        let (key_text, clients, path) = (Zeroizing::default(), vec![], path.to_owned());
-        Ok(Self { gate, services, sequences, firewall, process, admin, keys, key_text, clients, path })
+        Ok(Self {
+            gate,
+            services,
+            sequences,
+            firewall,
+            process,
+            admin,
+            keys,
+            key_text: Zeroizing::default(),
+            clients: vec![],
+            authorized: Authorized::new(),
+            remarks: vec![],
+            path: path.to_owned(),
+        })
     }
 
     /// What the guard takes that stands without a gate.

@@ -27,7 +27,7 @@ impl Config {
         front::Settings {
             is_new,
             watch: self.watch(),
-            clients: self.clients.len(),
+            clients: self.clients.len() + self.clients.iter().filter_map(ClientEntry::previous).count(),
             enrolled: self.enrolled(),
         }
     }
@@ -63,7 +63,8 @@ impl Config {
     pub(crate) fn enrolled(&self) -> Enrolled {
         let sequences =
             self.sequences.iter().filter_map(|(name, sequence)| sequence.settings(name)).collect();
-        Enrolled { services: self.service_table(), keys: self.key_text.clone(), sequences }
+        let (keys, authorized) = (self.key_text.clone(), self.authorized.clone());
+        Enrolled { services: self.service_table(), keys, authorized, sequences }
     }
 
     /// The services' windows.

@@ -58,7 +58,7 @@ pub(crate) struct GateConfig {
     #[serde(default = "default_keys")]
     pub(super) keys: PathBuf,
     #[serde(default = "default_state")]
-    pub(super) state: PathBuf,
+    pub(crate) state: PathBuf,
 }
 
 const fn answers() -> bool {

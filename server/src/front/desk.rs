@@ -2,6 +2,7 @@
 //! what comes of it is counted here.
 
 use std::collections::VecDeque;
+use std::mem::replace;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -19,9 +20,12 @@ use super::recorder::Recorded;
 use super::sequences::{SequenceSettings, Sequences, Spent};
 use crate::clock::Now;
 use crate::counters::Counters;
+use crate::last_use::LastUse;
 
 /// Knocks on which the gate decides together, at the most.
 const TOGETHER: usize = 32;
+/// Clients whose last use is told together, at the most: 17 bytes each.
+const USES_TOGETHER: usize = 512;
 
 /// Who decides, and what they have decided.
 pub(super) struct Desk {
@@ -37,6 +41,8 @@ pub(super) struct Desk {
     pub(super) decided: Vec<Unrecorded>,
     /// What waits for the note that a one-time sequence was used.
     unnoted: VecDeque<(Spent, Unrecorded)>,
+    /// When clients knocked last of whom the supervisor was not told since.
+    used: LastUse,
     /// To the supervisor: one-time sequences that are to be noted.
     events: mpsc::UnboundedSender<Event>,
 }
@@ -62,6 +68,7 @@ impl Desk {
             gathered: Vec::with_capacity(TOGETHER),
             decided: Vec::new(),
             unnoted: VecDeque::new(),
+            used: LastUse::new(),
             events,
         };
         desk.prepare(Now::read().wall);
@@ -87,6 +94,13 @@ impl Desk {
             }
         }
         self.counters.clone()
+    }
+
+    /// When clients knocked last, as far as it was not asked for yet and goes into one message.
+    pub(super) fn newly_used(&mut self) -> LastUse {
+        let rest = self.used.keys().nth(USES_TOGETHER).copied();
+        let rest = rest.map(|first| self.used.split_off(&first)).unwrap_or_default();
+        replace(&mut self.used, rest)
     }
 
     /// Takes a packet to whom it concerns. Knocks are gathered: see [`Desk::settle_gathered`].
@@ -169,8 +183,10 @@ impl Desk {
     }
 
     /// Counts what came of a commit.
-    pub(super) fn conclude(&mut self, Recorded { accepted, refused }: Recorded) {
+    pub(super) fn conclude(&mut self, Recorded { accepted, used, refused }: Recorded) {
         self.counters.accepted += accepted;
+        let now = Now::read().wall;
+        self.used.extend(used.into_iter().map(|client| (client, now)));
         for refused in &refused {
             refuse(&mut self.counters, None, refused);
         }

@@ -17,11 +17,12 @@ use zeroize::Zeroizing;
 use super::Front;
 use super::capture::Capture;
 use super::filter::Sought;
-use super::gate::{Client, ServiceTable};
+use super::gate::{Authorized, Client, ServiceTable};
 use super::kernel::KernelFilter;
 use super::sequences::{SequenceSettings, Spent};
 use super::store;
 use crate::clock::Now;
+use crate::last_use::LastUse;
 use crate::link::{Message, Sender};
 use crate::process::{LONGEST_SETTINGS, Line, Report, Start, beat, live};
 use crate::sandbox::{self, Access, Calls, Files, Keeps};
@@ -61,6 +62,8 @@ pub(crate) struct Enrolled {
     pub(crate) services: ServiceTable,
     /// The key file's text.
     pub(crate) keys: Zeroizing<String>,
+    /// What the files hold that it points to, which this process could not read.
+    pub(crate) authorized: Authorized,
     pub(crate) sequences: Vec<SequenceSettings>,
 }
 
@@ -71,7 +74,7 @@ impl Enrolled {
     /// When the key file does not read.
     pub(crate) fn clients(&self, gate: &GateId) -> Result<Vec<Client>, TextError> {
         let entries = KeyFile::parse(&self.keys)?.into_clients();
-        Ok(entries.iter().map(|entry| Client::new(gate, entry)).collect())
+        Ok(Client::all(gate, &entries, &self.authorized))
     }
 }
 
@@ -97,6 +100,8 @@ pub(crate) enum Event {
     Unwatched(String),
     /// A one-time sequence was used: it is to be noted.
     Spent(Spent),
+    /// Clients knocked.
+    Used(LastUse),
 }
 
 /// The front's `main`.

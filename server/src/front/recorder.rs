@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, ensure};
-use postern_proto::Nonce;
 use postern_proto::datagram::NONCE_LEN;
+use postern_proto::{ClientId, Nonce};
 use ring::rand::{SecureRandom, SystemRandom};
 use tracing::warn;
 
@@ -19,6 +19,8 @@ use crate::order::{Note, Order, Orders, SealedAnswer};
 pub(super) struct Recorded {
     /// Knocks whose orders went to the warden.
     pub(super) accepted: u64,
+    /// Whose these were, without those that asked for nothing.
+    pub(super) used: Vec<ClientId>,
     pub(super) refused: Vec<Refused>,
 }
 
@@ -40,10 +42,11 @@ impl Recorder {
     /// # Errors
     /// When the link to the warden is closed.
     pub(super) fn record(&mut self, batch: Vec<Unrecorded>) -> anyhow::Result<Recorded> {
-        match self.store.commit(batch.iter().filter_map(Unrecorded::record), None) {
-            Some(receipt) => self.release(batch, &receipt),
-            None => Ok(Recorded { accepted: 0, refused: batch.into_iter().map(Unrecorded::fail).collect() }),
-        }
+        let Some(receipt) = self.store.commit(batch.iter().filter_map(Unrecorded::record), None) else {
+            let refused = batch.into_iter().map(Unrecorded::fail).collect();
+            return Ok(Recorded { refused, ..Recorded::default() });
+        };
+        self.release(batch, &receipt)
     }
 
     /// Whether orders wait for room in the link.
@@ -115,6 +118,7 @@ impl Recorder {
             let only_answer = |(client, answer)| Order::Answer { client, answer };
             let answer = |sealed: Option<(_, _)>| sealed.map(|(_, answer)| answer);
             recorded.accepted += u64::from(!matches!(outcome, Outcome::Refused(_)));
+            recorded.used.extend(outcome.client());
             match outcome {
                 Outcome::Open(gate::Grant { client, services, source, from_port, decided }) => {
                     let answer = answer(sealed);

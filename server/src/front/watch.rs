@@ -233,7 +233,7 @@ impl Watch {
     }
 
     /// Keeps the next epoch's hints coming, here and in the kernel, has forgotten what can be, has the store's tables take its
-    /// journal over, and has the warden know how the front does: soon after something was counted, and now and then, for what
+    /// journal over, and has the warden know how the front does, and the supervisor who knocked: soon after something was counted, and now and then, for what
     /// only the kernel counts and for a new warden. All at one time: each timer of its own would wake an idle host.
     fn tend(&mut self) -> anyhow::Result<()> {
         let now = Now::read();
@@ -249,6 +249,11 @@ impl Watch {
         self.count_dropped();
         let interfaces = self.captures.iter().map(|watched| watched.capture.interface().to_owned()).collect();
         self.recorder.note(Note { counters: self.desk.counted(), interfaces })?;
+        let used = self.desk.newly_used();
+        if !used.is_empty() {
+            // The other end lives as long as the front.
+            let _ = self.events.send(Event::Used(used));
+        }
         let pause = match (is_complete && !forgets_more, self.desk.sequences.is_empty()) {
             (false, _) => SLICE_PAUSE,
             (true, false) => SWEEP_PAUSE,

@@ -40,10 +40,12 @@ mod askers;
 mod ground;
 mod post;
 mod reload;
+mod uses;
 
 use askers::Askers;
 use ground::AdminSocket;
 use post::{Happening, Post};
+use uses::Uses;
 
 /// What it takes to start the others: to make them another user with fewer capabilities, to hand them what is theirs, to
 /// end them, and what they keep or begin with.
@@ -98,6 +100,7 @@ struct Supervisor {
     askers: Askers,
     /// Interfaces that the front does not watch: they were not there.
     unwatched: BTreeSet<String>,
+    uses: Uses,
     signals: Signals,
 }
 
@@ -128,6 +131,7 @@ impl Supervisor {
         let needs_runner = !config.commands().is_empty();
         let errands = needs_runner.then(link::pair).transpose();
         let errands = errands.context("cannot make the link between warden and runner")?;
+        let uses = Uses::load(&config.gate.state, &config.clients);
         let now = Now::read();
         Ok(Self {
             files: files.clone(),
@@ -145,6 +149,7 @@ impl Supervisor {
             orders: link::pair().context("cannot make the link between front and warden")?,
             askers: Askers::new().context("cannot make the link for reloads")?,
             unwatched: BTreeSet::new(),
+            uses,
             signals,
         })
     }
@@ -164,6 +169,7 @@ impl Supervisor {
             let pid = std::process::id();
             info!("trial: the guard falls at {end} unless confirmed: kill -USR1 {pid}");
         }
+        say_remarks(&self.config);
         info!(clients = self.config.clients.len(), "ready");
         notify(&[NotifyState::Ready]);
 
@@ -186,6 +192,7 @@ impl Supervisor {
                 }
                 _ = watchdog.tick(), if is_watched => notify(&[NotifyState::Watchdog]),
                 _ = look.tick(), if !self.unwatched.is_empty() => self.look_for_interfaces().await,
+                () = self.uses.due() => self.uses.write(),
                 happening = self.runner.next() => if let Happening::Due = happening
                     && let Err(error) = self.start_runner().await
                 {
@@ -204,6 +211,7 @@ impl Supervisor {
         self.front.dismiss().await;
         self.warden.dismiss().await;
         self.runner.dismiss().await;
+        self.uses.finish().await;
         info!("stopped; the guard and live grants stay (posternd remove takes them away)");
         Ok(())
     }
@@ -250,6 +258,10 @@ impl Supervisor {
             Happening::Event(front::Event::Spent(spent)) => {
                 let done = self.note_spent(&spent);
                 self.front.tell(&front::Command::Noted(spent, done)).await
+            }
+            Happening::Event(front::Event::Used(used)) => {
+                self.uses.note(used);
+                Ok(())
             }
             // Who asked for it waits no more.
             Happening::Reloaded(_) | Happening::Gone => Ok(()),
@@ -315,6 +327,12 @@ impl Supervisor {
             self.front.dismiss().await;
             self.front.due_at_once();
         }
+    }
+}
+
+fn say_remarks(config: &Config) {
+    for remark in &config.remarks {
+        warn!("{remark}");
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use sd_notify::NotifyState;
 use tracing::{error, info};
 
-use super::{Supervisor, front, notify, runner, warden};
+use super::{Supervisor, front, notify, runner, say_remarks, warden};
 use crate::config::Config;
 
 /// Which processes live on through a reload.
@@ -40,6 +40,7 @@ impl Supervisor {
             "commands need privileges that were given up at the start: restart posternd for them"
         );
         let identity = config.identity()?;
+        say_remarks(&config);
         let is_same_user = identity == self.identity;
         let keeps = Kept {
             front: is_same_user && config.watch() == self.config.watch(),
@@ -47,6 +48,7 @@ impl Supervisor {
         };
         let old = (replace(&mut self.config, config), replace(&mut self.identity, identity));
         let result = self.take_over(keeps).await;
+        self.uses.expect(&self.config.clients);
         if result.is_err() {
             // Who lives on did not take the new settings. Who had to make room comes back by the old ones.
             (self.config, self.identity) = old;

@@ -33,7 +33,7 @@ mod replay;
 mod tests;
 
 pub use answer::Reply;
-pub use client::Client;
+pub use client::{Authorized, Client};
 pub use policy::{Permitted, ServiceLimits, ServiceTable};
 pub use replay::{Memory, Purge, Record, ReplayKey};
 
@@ -111,6 +111,17 @@ pub enum Outcome {
     Heard,
     /// Nothing: policy refuses it.
     Refused(Refused),
+}
+
+impl Outcome {
+    /// Who gets or gives back something.
+    pub(crate) const fn client(&self) -> Option<ClientId> {
+        match self {
+            Self::Open(grant) => Some(grant.client),
+            Self::Close(closure) => Some(closure.client),
+            Self::Heard | Self::Refused(_) => None,
+        }
+    }
 }
 
 /// What a client gets: these services for this source, no more (P8).
@@ -202,8 +213,8 @@ impl Gate {
     /// What a hint deserves that may be a client's. Apart from the way of strangers, which it would make longer.
     #[inline(never)]
     fn examine(&mut self, now: Now, way: Way, datagram: Datagram<'_>, hint: Hint) -> Verdict {
-        match self.authenticate(datagram, hint) {
-            Ok((client, knock)) => self.decide(now, way, client, knock),
+        match self.authenticate(now.wall, datagram, hint) {
+            Ok((client, knock)) => self.decide(now, way, client, hint, knock),
             Err((reason, client)) => {
                 let client = client.map(|client| self.clients[client].name.clone());
                 Verdict::Refused(Refused { reason, client, at: None })
@@ -214,11 +225,14 @@ impl Gate {
     /// Steps 2 to 5: whose knock is it?
     fn authenticate(
         &self,
+        now: WallTime,
         datagram: Datagram<'_>,
         hint: Hint,
     ) -> Result<(usize, Authentic), (Refusal, Option<usize>)> {
         let mut refusal = (Refusal::Unknown, None);
-        for (client, epoch) in self.hints.look_up(hint) {
+        // A secret that was replaced is nobody's from its last instant on, whatever the table still has of its epochs.
+        let known = self.hints.look_up(hint).filter(|(client, _)| self.clients[*client].is_current(now));
+        for (client, epoch) in known {
             if self.memory.contains(&(self.clients[client].id, *datagram.nonce())) {
                 return Err((Refusal::Replayed, Some(client)));
             }
@@ -230,8 +244,8 @@ impl Gate {
         Err(refusal)
     }
 
-    /// Steps 6 to 10: what does its client get?
-    fn decide(&mut self, now: Now, way: Way, client: usize, knock: Authentic) -> Verdict {
+    /// Steps 6 to 11: what does its client get?
+    fn decide(&mut self, now: Now, way: Way, client: usize, hint: Hint, knock: Authentic) -> Verdict {
         let observed = way.from.ip();
         let (at, name) = (knock.at(), self.clients[client].name.clone());
         let refused = |reason| Refused { reason, client: Some(name.clone()), at: Some(at) };
@@ -246,10 +260,22 @@ impl Gate {
         let Client { id, policy, .. } = &self.clients[client];
         let (id, max_leases) = (*id, policy.max_leases);
         let permitted = policy.permit(&self.services, now.wall, &fresh.0, observed);
-        if !self.memory.has_room_for(id) {
+        let wanted = match &permitted {
+            Ok(Permitted::Open(services)) => leases(id, services, source, from_port(&fresh)),
+            _ => vec![],
+        };
+        if !self.memory.has_room_for(id) || !self.leases.have_room_for(&wanted, max_leases, now.boot) {
             return Verdict::Refused(refused(Refusal::Busy));
         }
-        let outcome = match permitted {
+        let proven = permitted.and_then(|permitted| {
+            self.prove(client, hint, &fresh)?;
+            Ok(permitted)
+        });
+        let is_unproven = matches!(proven, Err(Refusal::Unsigned | Refusal::BadSignature));
+        if is_unproven && !self.memory.has_room_for_unproven(id) {
+            return Verdict::Refused(refused(Refusal::Busy));
+        }
+        let outcome = match proven {
             Err(reason) => Outcome::Refused(refused(reason)),
             Ok(Permitted::Close(services)) => {
                 let closed = |service: &ServiceName| services.iter().any(|closed| closed == service);
@@ -258,12 +284,9 @@ impl Gate {
             }
             Ok(Permitted::Probe) => Outcome::Heard,
             Ok(Permitted::Open(services)) => {
-                let grant =
-                    Grant { client: id, services, source, from_port: from_port(&fresh), decided: now.boot };
-                if !self.take_leases(&grant, max_leases, now) {
-                    return Verdict::Refused(refused(Refusal::Busy));
-                }
-                Outcome::Open(grant)
+                self.take_leases(wanted, &services, now);
+                let from_port = from_port(&fresh);
+                Outcome::Open(Grant { client: id, services, source, from_port, decided: now.boot })
             }
         };
         let closes = match &outcome {
@@ -302,14 +325,16 @@ impl Gate {
             }
         }
         let window = |name: &ServiceName| Some((name.clone(), self.services.get(name)?.window));
-        let Some(services) = sequence.services.iter().map(window).collect() else {
+        let Some(services) = sequence.services.iter().map(window).collect::<Option<Vec<_>>>() else {
             return refused(Refusal::UnknownService);
         };
-        let grant =
-            Grant { client: sequence.id, services, source: *source, from_port: None, decided: now.boot };
-        if !self.take_leases(&grant, sequence.max_leases, now) {
+        let wanted = leases(sequence.id, &services, *source, None);
+        if !self.leases.have_room_for(&wanted, sequence.max_leases, now.boot) {
             return refused(Refusal::Busy);
         }
+        self.take_leases(wanted, &services, now);
+        let grant =
+            Grant { client: sequence.id, services, source: *source, from_port: None, decided: now.boot };
         if let Some(record) = &record {
             self.memory.remember(record, now.boot);
         }
@@ -330,24 +355,19 @@ impl Gate {
         if knock.request().services().iter().any(closed) { Err(Refusal::Stale) } else { Ok(Fresh(knock)) }
     }
 
-    fn take_leases(&mut self, grant: &Grant, max_of_client: u32, now: Now) -> bool {
-        let keys: Vec<_> = grant
-            .services
-            .iter()
-            .map(|(service, _)| LeaseKey {
-                client: grant.client,
-                service: service.clone(),
-                source: grant.source,
-                from_port: grant.from_port,
-            })
-            .collect();
-        if !self.leases.have_room_for(&keys, max_of_client, now.boot) {
-            return false;
-        }
-        for (key, (_, window)) in keys.into_iter().zip(&grant.services) {
+    /// Step 10: signed by a key that the client has, where it must be. All that is cheaper comes before.
+    fn prove(&self, client: usize, hint: Hint, knock: &Fresh) -> Result<(), Refusal> {
+        let client = &self.clients[client];
+        let Some(keys) = client.identities() else { return Ok(()) };
+        let is_proven = knock.0.is_signed_by(keys, self.keys.id(), client.id, hint);
+        if is_proven { Ok(()) } else { Err(Refusal::BadSignature) }
+    }
+
+    /// Counts leases for which there is room.
+    fn take_leases(&mut self, keys: Vec<LeaseKey>, services: &[(ServiceName, Window)], now: Now) {
+        for (key, (_, window)) in keys.into_iter().zip(services) {
             self.leases.add(key, now.boot.after(window.duration()));
         }
-        true
     }
 
     /// What may be forgotten at `now`.
@@ -379,6 +399,22 @@ impl Gate {
     pub fn clients(&self) -> &[Client] {
         &self.clients
     }
+}
+
+/// What a grant of these services would take of the quotas.
+fn leases(
+    client: ClientId,
+    services: &[(ServiceName, Window)],
+    source: IpAddr,
+    from_port: Option<NonZeroU16>,
+) -> Vec<LeaseKey> {
+    let key = |(service, _): &(ServiceName, Window)| LeaseKey {
+        client,
+        service: service.clone(),
+        source,
+        from_port,
+    };
+    services.iter().map(key).collect()
 }
 
 fn from_port(knock: &Fresh) -> Option<NonZeroU16> {

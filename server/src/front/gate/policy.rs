@@ -24,6 +24,7 @@ pub struct ServiceLimits {
 }
 
 /// What one client may ask for.
+#[expect(clippy::struct_excessive_bools, reason = "each is a line of its entry")]
 pub struct Policy {
     services: Vec<ServiceName>,
     max_window: Option<Window>,
@@ -33,6 +34,7 @@ pub struct Policy {
     not_before: Option<WallTime>,
     expires: Option<WallTime>,
     disabled: bool,
+    must_sign: bool,
     /// How many leases it may hold at a time.
     pub max_leases: u32,
 }
@@ -61,6 +63,7 @@ impl Policy {
             not_before: entry.not_before,
             expires: entry.expires,
             disabled: entry.disabled,
+            must_sign: entry.identity.is_some() || entry.authorized_keys.is_some(),
             max_leases: entry.max_leases.unwrap_or(ClientEntry::DEFAULT_MAX_LEASES),
         }
     }
@@ -104,7 +107,13 @@ impl Policy {
         if !is_within(source, &self.sources) {
             return Err(Refusal::SourceNotAllowed);
         }
-        match knock.request() {
+        let permitted = self.services_of(services, knock.request())?;
+        if self.must_sign && !knock.is_signed() { Err(Refusal::Unsigned) } else { Ok(permitted) }
+    }
+
+    /// What it may have of what it asks for.
+    fn services_of(&self, services: &ServiceTable, request: &Request) -> Result<Permitted, Refusal> {
+        match request {
             Request::Open { services: wanted, window, .. } => wanted
                 .iter()
                 .map(|name| Ok((name.clone(), self.window(*self.service(services, name)?, *window)?)))

@@ -83,8 +83,19 @@ impl Memory {
     }
 
     pub(super) fn has_room_for(&self, client: ClientId) -> bool {
-        self.seen.len() < LIVE_NONCES
-            && self.per_client.get(&client).is_none_or(|&count| count < LIVE_NONCES_PER_CLIENT)
+        self.holds_less_than(1, client)
+    }
+
+    /// Whether there is room for a knock that only shows that somebody has the client's secret. Half of the room is kept from
+    /// these: a thief of secrets must not fill what is there for who can sign.
+    pub(super) fn has_room_for_unproven(&self, client: ClientId) -> bool {
+        self.holds_less_than(2, client)
+    }
+
+    /// Less than this part of what it may.
+    fn holds_less_than(&self, part: usize, client: ClientId) -> bool {
+        self.seen.len() < LIVE_NONCES / part
+            && self.per_client.get(&client).is_none_or(|&count| count < LIVE_NONCES_PER_CLIENT / part)
     }
 
     /// Remembers a knock, before it is written and when it is loaded again.

@@ -16,6 +16,7 @@ use crate::clock::BootTime;
 
 mod answers;
 mod clocks;
+mod identity;
 mod vectors;
 
 const HERE: &str = "198.51.100.7";
@@ -61,7 +62,7 @@ struct World {
 impl World {
     fn new(limits: &str) -> Self {
         let wall = "2026-11-22T12:00:15Z".parse().unwrap();
-        let clients = vec![Client::new(&gate_id(), &entry(1, limits))];
+        let clients = Client::all(&gate_id(), &[entry(1, limits)], &Authorized::new());
         let memory = Memory::new(WallTime::from_micros(0));
         let gate = Gate::new(
             GateKeys::derive(&gate_id()),

@@ -104,7 +104,7 @@ impl Stepping {
         let mut memory = Memory::new(self.floor);
         let now = self.world.now();
         self.store.iter().for_each(|record| memory.remember(record, now.boot));
-        let clients = vec![Client::new(&gate_id(), &entry(1, "max-leases = 100000"))];
+        let clients = Client::all(&gate_id(), &[entry(1, "max-leases = 100000")], &Authorized::new());
         let keys = GateKeys::derive(&gate_id());
         self.world.gate = Gate::new(keys, Tolerance::default(), services(), clients, memory, now.wall, true);
     }

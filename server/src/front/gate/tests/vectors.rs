@@ -65,7 +65,7 @@ fn every_knock_of_the_vectors_gets_its_verdict() {
     let by_name: HashMap<&str, &Knock> =
         vectors.knock.iter().map(|knock| (knock.name.as_str(), knock)).collect();
     for knock in &vectors.knock {
-        let clients = vectors.client.iter().map(|entry| Client::new(&vectors.gate_id, entry)).collect();
+        let clients = Client::all(&vectors.gate_id, &vectors.client, &Authorized::new());
         let (keys, memory) = (GateKeys::derive(&vectors.gate_id), Memory::new(WallTime::from_micros(0)));
         let tolerance = Tolerance::new(vectors.tolerance.duration()).unwrap();
         let now = WallTime::from_micros(knock.now);
