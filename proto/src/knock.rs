@@ -97,6 +97,12 @@ impl Authentic {
         self.payload.at
     }
 
+    /// What was sealed in it.
+    #[must_use]
+    pub const fn payload(&self) -> &Payload {
+        &self.payload
+    }
+
     /// Its nonce, the key of its replay record.
     #[must_use]
     pub const fn nonce(&self) -> &UsedNonce {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
@@ -10,10 +11,14 @@ use postern_proto::answer;
 use postern_proto::datagram::{NONCE_LEN, PAYLOAD_LEN};
 use postern_proto::knock::seal_bytes;
 use postern_proto::{
-    Answer, ClientEntry, ClientId, ClientKeys, ClientSecret, Datagram, Epoch, GateId, GateKeys, KNOCK_LEN,
-    Nonce, Payload, Port, Profile, Proof, Request, ServiceName, Services, Source, WallTime, Window, seal,
+    Answer, ClientEntry, ClientId, ClientKeys, ClientSecret, Datagram, Epoch, GateId, GateKeys, IdentityKey,
+    KNOCK_LEN, Nonce, Payload, Port, Profile, Proof, Request, ServiceName, Services, Signature, Source,
+    WallTime, Window, seal, to_sign,
 };
 use ring::rand::{SecureRandom, SystemRandom};
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use ssh_key::PublicKey;
+use ssh_key::public::Ed25519PublicKey;
 
 /// A knock as it goes over the wire.
 pub type Knock = [u8; KNOCK_LEN];
@@ -42,6 +47,8 @@ pub struct Client {
     pub entry: ClientEntry,
     gate: GateId,
     keys: (GateKeys, ClientKeys),
+    /// What signs its knocks, if anything does.
+    signer: Option<Arc<Ed25519KeyPair>>,
 }
 
 impl Client {
@@ -59,7 +66,33 @@ impl Client {
     #[must_use]
     pub fn at(gate: &GateId, entry: ClientEntry) -> Self {
         let keys = (GateKeys::derive(gate), ClientKeys::derive(gate, &entry.secret));
-        Self { entry, gate: gate.clone(), keys }
+        Self { entry, gate: gate.clone(), keys, signer: None }
+    }
+
+    /// Gives it an identity key: from now on its knocks are signed, and its entry says that they must be.
+    ///
+    /// # Errors
+    /// When the key cannot be made.
+    pub fn take_identity(&mut self) -> Result<()> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&random::<32>()).ok().context("a seed of 32 bytes")?;
+        let public = Ed25519PublicKey::try_from(pair.public_key().as_ref())
+            .ok()
+            .context("a public key of 32 bytes")?;
+        self.entry.identity = Some(IdentityKey::try_from(&PublicKey::from(public))?);
+        self.signer = Some(Arc::new(pair));
+        Ok(())
+    }
+
+    /// The same client with another secret, as after a rotation; the entry keeps the one before until then.
+    #[must_use]
+    pub fn rotated(&self, until: WallTime) -> Self {
+        let entry = ClientEntry {
+            secret: ClientSecret::from_bytes(random()),
+            previous_secret: Some(self.entry.secret.clone()),
+            previous_until: Some(until),
+            ..self.entry.clone()
+        };
+        Self { signer: self.signer.clone(), ..Self::at(&self.gate, entry) }
     }
 
     /// The profile line with which `postern` knocks as this client, at a gate that answers or does not.
@@ -108,10 +141,34 @@ impl Client {
         Ok(Payload { at: now(), source: Source::Observed, request: open(service, None)?, proof: Proof::None })
     }
 
-    /// A new knock.
+    /// A new knock, signed where the client has an identity key.
+    ///
+    /// # Panics
+    /// When a signature is not one of Ed25519.
     #[must_use]
     pub fn seal(&self, payload: &Payload) -> Knock {
+        let ((gate, client), nonce) = (&self.keys, Nonce::from_random(random()));
+        let Some(pair) = &self.signer else { return seal(gate, client, payload, nonce) };
+        let hint = client.hint.hint(payload.at.epoch());
+        let signature = pair.sign(&to_sign(&self.gate, self.entry.id, hint, nonce.bytes(), payload));
+        let signature = signature.as_ref().try_into().expect("Ed25519 signs with 64 bytes");
+        let proof = Proof::Ed25519(Signature::from_bytes(signature));
+        seal(gate, client, &Payload { proof, ..payload.clone() }, nonce)
+    }
+
+    /// A new knock with a payload and its proof as they are: what whoever knows the secret alone can send.
+    #[must_use]
+    pub fn seal_as_it_is(&self, payload: &Payload) -> Knock {
         seal(&self.keys.0, &self.keys.1, payload, Nonce::from_random(random()))
+    }
+
+    /// What was sealed in a knock of this client: what whoever knows the secret can read.
+    ///
+    /// # Errors
+    /// When it is none of this client's in that epoch.
+    pub fn reads(&self, knock: &Knock, epoch: Epoch) -> Result<Payload> {
+        let opened = postern_proto::open(&self.keys.0, &self.keys.1.seal, epoch, Datagram::from(knock))?;
+        Ok(opened.payload().clone())
     }
 
     /// What an answer says that came back for a knock of this client.

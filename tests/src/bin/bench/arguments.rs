@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use crate::contenders::Contender;
-use crate::measure::{Plan, clients, copies, grants, idle, junk, latency, profile, rate, sequences, ssh};
+use crate::measure::{
+    Plan, clients, copies, grants, idle, junk, key_file, latency, profile, rate, sequences, signed, ssh,
+};
 use crate::report::Section;
 
 pub(crate) const USAGE: &str = "\
@@ -16,6 +18,7 @@ type Measure = fn(&Plan) -> Section;
 /// By name, in the order of the report.
 const MEASUREMENTS: &[(&str, Measure)] = &[
     ("latency", latency::measure),
+    ("signed", signed::measure),
     ("junk", junk::measure),
     ("clients", clients::measure),
     ("copies", copies::measure),
@@ -23,6 +26,7 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("rate", rate::measure),
     ("idle", idle::measure),
     ("grants", grants::measure),
+    ("key-file", key_file::measure),
     ("ssh", ssh::measure),
 ];
 

@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use postern_tests::netns::Host;
 use postern_tests::process::succeed;
 use postern_tests::wait::LONG;
@@ -36,6 +37,8 @@ pub(crate) struct Setup {
     pub(crate) clients: usize,
     /// How long a door stays open.
     pub(crate) window_secs: u32,
+    /// Whether its clients sign their knocks, where it has that.
+    pub(crate) signed: bool,
     /// Knocks are the steps of a sequence, where it has both.
     pub(crate) by_steps: bool,
     /// Whether it has no part in the processor of whoever measures.
@@ -44,7 +47,8 @@ pub(crate) struct Setup {
 
 impl Setup {
     /// One client, and doors that stay open for as long as anything takes here.
-    pub(crate) const PLAIN: Self = Self { clients: 1, window_secs: 600, by_steps: false, apart: false };
+    pub(crate) const PLAIN: Self =
+        Self { clients: 1, window_secs: 600, signed: false, by_steps: false, apart: false };
 }
 
 /// A contender that runs. Dropping it ends it.
@@ -61,6 +65,16 @@ pub(crate) trait Running {
     /// The port of a sequence's first step, where it has one.
     fn first_step(&self) -> Option<u16> {
         None
+    }
+
+    /// How long it took from its start until it was ready, where that is known.
+    fn started(&self) -> Option<Duration> {
+        None
+    }
+
+    /// What has it read its files again, and ends when it has.
+    fn reload(&self) -> Result<Command> {
+        bail!("it is not asked to reload here")
     }
 
     /// Where it keeps what must be durable before a door opens, if anything must.

@@ -3,8 +3,9 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use postern_proto::KNOCK_LEN;
@@ -80,6 +81,7 @@ const STEPS: [u16; 3] = [7000, 8000, 9000];
 
 pub(super) struct Posternd {
     gate: Gate,
+    started: Duration,
     by_steps: bool,
     knockers: Vec<Client>,
     next: usize,
@@ -94,6 +96,9 @@ pub(super) fn start(host: Host, backend: Backend, filter: Filter, setup: Setup) 
     for number in 0..setup.clients {
         let mut client = Client::new(gate.id(), &format!("client-{number}"), &["ssh"])?;
         client.entry.max_leases = Some(MAX_LEASES);
+        if setup.signed {
+            client.take_identity()?;
+        }
         keys.push_str(&client.entry.to_toml());
         if knockers.len() < KNOCKERS {
             knockers.push(client);
@@ -105,10 +110,12 @@ pub(super) fn start(host: Host, backend: Backend, filter: Filter, setup: Setup) 
         let said = checked.stderr + &String::from_utf8_lossy(&checked.stdout);
         bail!("{}", said.lines().find(|line| !line.trim().is_empty()).unwrap_or("`posternd check` fails"));
     }
+    let begun = Instant::now();
     gate.start(&[])?;
+    let started = begun.elapsed();
     // With very many clients it is still busy with itself when it is ready.
     thread::sleep(Duration::from_millis(100));
-    Ok(Posternd { gate, by_steps: setup.by_steps, knockers, next: 0 })
+    Ok(Posternd { gate, started, by_steps: setup.by_steps, knockers, next: 0 })
 }
 
 fn configuration(gate: &Gate, backend: Backend, filter: Filter, setup: Setup) -> String {
@@ -166,6 +173,14 @@ impl Running for Posternd {
 
     fn first_step(&self) -> Option<u16> {
         self.by_steps.then_some(STEPS[0])
+    }
+
+    fn started(&self) -> Option<Duration> {
+        Some(self.started)
+    }
+
+    fn reload(&self) -> Result<Command> {
+        self.gate.posternd(&["reload"])
     }
 
     fn state(&self) -> Option<&Path> {

@@ -28,7 +28,7 @@ pub(crate) fn measure(plan: &Plan) -> Section {
     let mut section = Section::new(TITLE, FIGURES);
     let who = plan.contenders.iter().copied().filter(|contender| contender.is_as_installed()).collect();
     let plan = Plan { contenders: who, rounds: 1, ..*plan };
-    let setup = Setup { clients: CLIENTS, window_secs: WINDOW_SECS, by_steps: false, apart: true };
+    let setup = Setup { clients: CLIENTS, window_secs: WINDOW_SECS, apart: true, ..Setup::PLAIN };
     in_turns(&plan, &mut section, "", setup, |section, contender, scene| {
         let mut live = 0;
         for count in COUNTS {

@@ -13,10 +13,12 @@ pub(crate) mod copies;
 pub(crate) mod grants;
 pub(crate) mod idle;
 pub(crate) mod junk;
+pub(crate) mod key_file;
 pub(crate) mod latency;
 pub(crate) mod profile;
 pub(crate) mod rate;
 pub(crate) mod sequences;
+pub(crate) mod signed;
 pub(crate) mod ssh;
 
 /// What the caller wants.
