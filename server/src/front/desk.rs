@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use anyhow::Context;
-use postern_proto::{Datagram, GateId, KNOCK_LEN, Refusal, WallTime};
+use postern_proto::{Datagram, KNOCK_LEN, Refusal, WallTime};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -15,7 +15,7 @@ use tracing::debug;
 use super::frame::{Content, Frame};
 use super::gate::{Gate, Refused, Unrecorded, Verdict, Way};
 use super::kernel::Mirror;
-use super::process::{Enrolled, Event};
+use super::process::{Event, Newcomers};
 use super::recorder::Recorded;
 use super::sequences::{SequenceSettings, Sequences, Spent};
 use crate::clock::Now;
@@ -116,14 +116,14 @@ impl Desk {
     }
 
     /// Lets others knock from now on.
-    pub(super) fn reload(&mut self, gate: &GateId, enrolled: Enrolled) -> Result<(), String> {
-        let clients = enrolled.clients(gate).map_err(|error| format!("the key file: {error}"))?;
+    pub(super) fn reload(&mut self, newcomers: Newcomers) -> Result<(), String> {
+        let Newcomers { services, clients, hints, sequences } = newcomers;
         // Who is on the way through a sequence goes on, if all of them are what they were.
-        if self.sequences.settings() != enrolled.sequences {
-            self.sequences = follow(enrolled.sequences).map_err(|error| error.to_string())?;
+        if self.sequences.settings() != sequences {
+            self.sequences = follow(sequences).map_err(|error| error.to_string())?;
         }
         let Self { gate, mirror, .. } = self;
-        gate.reload(enrolled.services, clients, Now::read().wall);
+        gate.reload(services, clients, hints);
         if let Some(mirror) = mirror {
             mirror.begin_anew(gate.hints(), gate.clients().len());
         }

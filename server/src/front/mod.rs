@@ -11,7 +11,7 @@
 use std::thread::{self, JoinHandle};
 
 use anyhow::Context;
-use postern_proto::GateKeys;
+use postern_proto::{GateId, GateKeys, Tolerance};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Now;
@@ -38,7 +38,7 @@ use capture::Capture;
 use desk::Desk;
 use gate::Gate;
 use kernel::KernelFilter;
-use process::{Command, Event, Settings};
+use process::{Command, Enrolled, Event, Settings};
 use pulse::Pulse;
 use recorder::Recorder;
 use store::Store;
@@ -50,6 +50,8 @@ struct Front {
     watch: JoinHandle<anyhow::Result<()>>,
     pulse: Pulse,
     told: Ringer<Told>,
+    gate: GateId,
+    tolerance: Tolerance,
     events: mpsc::UnboundedReceiver<Event>,
 }
 
@@ -77,11 +79,11 @@ impl Front {
         let desk = Desk::new(ports, gate, mirror, sequences, to_supervisor.clone())?;
         let (told, bell) = bell::bell()?;
         let recorder = Recorder::new(store, orders);
-        let (pulse, gate) = (Pulse::default(), watch.gate.clone());
-        let watch = Watch::new(gate, captures, desk, recorder, bell, to_supervisor, pulse.clone())?;
+        let (pulse, gate, tolerance) = (Pulse::default(), watch.gate.clone(), watch.tolerance);
+        let watch = Watch::new(captures, desk, recorder, bell, to_supervisor, pulse.clone())?;
         let thread = thread::Builder::new().name("watch".to_owned());
         let watch = thread.spawn(move || watch.run())?;
-        Ok(Self { watch, pulse, told, events })
+        Ok(Self { watch, pulse, told, gate, tolerance, events })
     }
 
     /// Reads packets until the line to the supervisor ends.
@@ -89,41 +91,47 @@ impl Front {
     /// # Errors
     /// When the watch or the line cannot go on.
     async fn run(self, mut line: Line<Command, Event>) -> anyhow::Result<()> {
-        let Self { watch, told, mut events, .. } = self;
-        told.tell(Told::Begin);
-        let result = hand_on(&mut line, &told, &mut events).await;
+        self.told.tell(Told::Begin);
+        let mut front = self;
+        let result = front.hand_on(&mut line).await;
+        let Self { watch, told, mut events, .. } = front;
         drop(told);
         // What waits is recorded before it ends.
         while events.recv().await.is_some() {}
         result.and(watch.join().ok().context("the watch failed")?)
     }
-}
 
-/// Has the watch know what the supervisor says, and the supervisor what the watch does, until either is at its end.
-async fn hand_on(
-    line: &mut Line<Command, Event>,
-    told: &Ringer<Told>,
-    events: &mut mpsc::UnboundedReceiver<Event>,
-) -> anyhow::Result<()> {
-    loop {
-        tokio::select! {
-            command = line.commands.receive() => match command? {
-                Some(Command::Reload(enrolled)) => {
-                    let (answer, answered) = oneshot::channel();
-                    told.tell(Told::Reload(enrolled, answer));
+    /// Has the watch know what the supervisor says, and the supervisor what the watch does, until either is at its end.
+    async fn hand_on(&mut self, line: &mut Line<Command, Event>) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                command = line.commands.receive() => match command? {
                     // None comes from a watch that is at its end: that is seen below.
-                    if let Ok(result) = answered.await {
+                    Some(Command::Reload(enrolled)) => if let Some(result) = self.reload(enrolled).await {
                         line.reports.send(&Report::Reloaded(result)).await?;
-                    }
-                }
-                Some(Command::Begin) => {}
-                Some(Command::Noted(spent, is_done)) => told.tell(Told::Noted(spent, is_done)),
-                None => return Ok(()),
-            },
-            event = events.recv() => match event {
-                Some(event) => line.reports.send(&Report::Event(event)).await?,
-                None => return Ok(()),
-            },
+                    },
+                    Some(Command::Begin) => {}
+                    Some(Command::Noted(spent, is_done)) => self.told.tell(Told::Noted(spent, is_done)),
+                    None => return Ok(()),
+                },
+                event = self.events.recv() => match event {
+                    Some(event) => line.reports.send(&Report::Event(event)).await?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// Lets others knock. Keys are derived here and not by the watch: those of very many clients take a second, in which it
+    /// would read no knock.
+    async fn reload(&self, enrolled: Enrolled) -> Option<Result<(), String>> {
+        match enrolled.prepare(&self.gate, self.tolerance) {
+            Ok(newcomers) => {
+                let (answer, answered) = oneshot::channel();
+                self.told.tell(Told::Reload(Box::new(newcomers), answer));
+                answered.await.ok()
+            }
+            Err(error) => Some(Err(format!("the key file: {error}"))),
         }
     }
 }

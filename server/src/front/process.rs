@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use postern_proto::keyfile::KeyFile;
 use postern_proto::text::TextError;
-use postern_proto::{GateId, GateKeys, Tolerance};
+use postern_proto::{GateId, GateKeys, HintTable, Tolerance};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -76,6 +76,24 @@ impl Enrolled {
         let entries = KeyFile::parse(&self.keys)?.into_clients();
         Ok(Client::all(gate, &entries, &self.authorized))
     }
+
+    /// All that takes long before others may knock, done while those that may are still let in.
+    ///
+    /// # Errors
+    /// When the key file does not read.
+    pub(super) fn prepare(self, gate: &GateId, tolerance: Tolerance) -> Result<Newcomers, TextError> {
+        let clients = self.clients(gate)?;
+        let hints = HintTable::new(tolerance, Now::read().wall, &clients);
+        Ok(Newcomers { services: self.services, clients, hints, sequences: self.sequences })
+    }
+}
+
+/// Who may knock from now on, with everything that the gate needs for it.
+pub(super) struct Newcomers {
+    pub(super) services: ServiceTable,
+    pub(super) clients: Vec<Client>,
+    pub(super) hints: HintTable,
+    pub(super) sequences: Vec<SequenceSettings>,
 }
 
 /// What the front is told while it runs.

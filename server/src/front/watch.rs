@@ -14,7 +14,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use postern_proto::GateId;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use tokio::sync::{mpsc, oneshot};
@@ -23,7 +22,7 @@ use tracing::warn;
 use super::bell::Bell;
 use super::capture::{BATCH, Capture};
 use super::desk::Desk;
-use super::process::{Enrolled, Event};
+use super::process::{Event, Newcomers};
 use super::pulse::Pulse;
 use super::recorder::Recorder;
 use super::sequences::Spent;
@@ -47,14 +46,13 @@ pub(super) enum Told {
     /// The guard stands: packets may be read.
     Begin,
     /// Others may knock from now on. The answer goes back.
-    Reload(Enrolled, oneshot::Sender<Result<(), String>>),
+    Reload(Box<Newcomers>, oneshot::Sender<Result<(), String>>),
     /// Whether a one-time sequence is noted as used.
     Noted(Spent, bool),
 }
 
 /// All that the front works with.
 pub(super) struct Watch {
-    gate: GateId,
     captures: Vec<Watched>,
     desk: Desk,
     recorder: Recorder,
@@ -80,7 +78,6 @@ impl Watch {
     /// # Errors
     /// When the system has no timer left.
     pub(super) fn new(
-        gate: GateId,
         captures: Vec<Capture>,
         desk: Desk,
         recorder: Recorder,
@@ -93,7 +90,7 @@ impl Watch {
         pulse.beat(now);
         let timer = Timer::new()?;
         let (has_begun, due, last_tick) = (false, now, now);
-        Ok(Self { gate, captures, desk, recorder, bell, events, has_begun, pulse, timer, due, last_tick })
+        Ok(Self { captures, desk, recorder, bell, events, has_begun, pulse, timer, due, last_tick })
     }
 
     /// Works from when it is told to begin until nothing more is told. Says in the log what was counted.
@@ -178,9 +175,9 @@ impl Watch {
         for told in heard {
             match told {
                 Told::Begin => self.has_begun = true,
-                Told::Reload(enrolled, answer) => {
+                Told::Reload(newcomers, answer) => {
                     // Who asked and is gone needs no answer.
-                    let _ = answer.send(self.desk.reload(&self.gate, enrolled));
+                    let _ = answer.send(self.desk.reload(*newcomers));
                 }
                 Told::Noted(spent, is_done) => self.desk.noted(&spent, is_done),
             }

@@ -169,9 +169,9 @@ impl Gate {
         Self { keys, tolerance, services, clients, hints, memory, leases: Leases::default(), answers }
     }
 
-    /// Takes over other services and clients; what is remembered stays.
-    pub fn reload(&mut self, services: ServiceTable, clients: Vec<Client>, now: WallTime) {
-        self.hints = HintTable::new(self.tolerance, now, &clients);
+    /// Takes over other services and clients, with a table of their hints for this gate's tolerance; what is remembered stays.
+    pub fn reload(&mut self, services: ServiceTable, clients: Vec<Client>, hints: HintTable) {
+        self.hints = hints;
         self.services = services;
         self.clients = clients;
     }

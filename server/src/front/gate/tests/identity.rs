@@ -28,7 +28,7 @@ fn world(identity: Result<u8, &[u8]>, more: &str) -> World {
     let entry = entry(1, &format!("{line}\n{more}"));
     let authorized = Authorized::from([(entry.id, keys)]);
     let clients = Client::all(&gate_id(), &[entry], &authorized);
-    world.gate.reload(services(), clients, world.wall);
+    world.reload(clients);
     world
 }
 
@@ -40,6 +40,11 @@ fn proof(payload: &Payload, nonce: &Nonce, by: u8) -> Proof {
 }
 
 impl World {
+    fn reload(&mut self, clients: Vec<Client>) {
+        let hints = HintTable::new(Tolerance::default(), self.wall, &clients);
+        self.gate.reload(services(), clients, hints);
+    }
+
     /// A knock made now and signed with the key of this number, and its proof.
     fn signed(&mut self, by: u8) -> ([u8; KNOCK_LEN], Proof) {
         let (payload, nonce) = (self.payload(), self.nonce());
@@ -107,7 +112,7 @@ fn both_secrets_are_good_until_the_previous_one_ends() {
     let previous = ClientSecret::from_bytes([2; 32]);
     let line = format!("previous-secret = \"{}\"\nprevious-until = \"{until}\"", *previous.to_text());
     let clients = Client::all(&gate_id(), &[entry(1, &line)], &Authorized::new());
-    world.gate.reload(services(), clients, world.wall);
+    world.reload(clients);
     let by_previous = |world: &mut World| {
         let (payload, nonce) = (world.payload(), world.nonce());
         seal(&GateKeys::derive(&gate_id()), &keys(2), &payload, nonce)
