@@ -1,7 +1,7 @@
 //! When each client knocked last, for whoever has to decide which of them are still needed. The supervisor keeps it in a file
 //! beside what the front and the others remember, and `posternd client list` reads it, whether the gate runs or not.
 //!
-//! No knock waits for it: a gate that is killed may lose the last seconds.
+//! No knock waits for it: a gate that ends may lose the last half second, and one that is killed a few seconds.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

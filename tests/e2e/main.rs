@@ -28,6 +28,8 @@ mod killed;
 mod knockd_conf;
 mod knockd_table;
 mod landlock;
+mod last_use;
+mod many_clients;
 mod neighbours;
 mod nftables;
 mod one_time;
