@@ -13,7 +13,7 @@ use postern_tests::wait::{LONG, wait_for};
 use crate::world::{World, grants};
 
 /// Between two uses that are to be told apart.
-const APART: Duration = Duration::from_secs(10);
+const APART: Duration = Duration::from_secs(3);
 
 #[test]
 fn the_last_use_of_each_client_outlives_the_gate() -> Result<()> {
