@@ -13,12 +13,15 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use postern_proto::keyfile::ClientEntry;
 use postern_proto::payload::{Payload, Proof, Source};
 use postern_proto::{
-    ClientId, ClientKeys, ClientSecret, Datagram, GateId, GateKeys, KNOCK_LEN, Nonce, Request, Services,
-    Tolerance, WallTime, Window, seal,
+    ClientId, ClientKeys, ClientSecret, Datagram, GateId, GateKeys, IdentityKey, KNOCK_LEN, Nonce, Request,
+    Services, Signature, Tolerance, WallTime, Window, seal, to_sign,
 };
 use postern_server::front::gate::{Authorized, Client, Gate, Memory, ServiceLimits, Verdict, Way};
 use postern_server::{BootTime, Now};
 use ring::rand::{SecureRandom, SystemRandom};
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use ssh_key::PublicKey;
+use ssh_key::public::Ed25519PublicKey;
 
 const CLIENTS: usize = 1_000_000;
 const JUNK: usize = 1_000_000;
@@ -34,10 +37,22 @@ fn secret(number: usize) -> ClientSecret {
     ClientSecret::from_bytes(bytes)
 }
 
-fn entry(number: usize) -> ClientEntry {
+/// A client, which must sign or not.
+fn entry(number: usize, signs: bool) -> ClientEntry {
     let name = format!("client-{number}").parse().expect("a valid name");
     let services = vec!["ssh".parse().expect("a valid name")];
-    ClientEntry::new(name, ClientId::from_bytes(number.to_le_bytes()), secret(number), services)
+    let entry = ClientEntry::new(name, ClientId::from_bytes(number.to_le_bytes()), secret(number), services);
+    ClientEntry { identity: signs.then(identity), ..entry }
+}
+
+/// The one key that all sign with.
+fn pair() -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a seed of 32 bytes")
+}
+
+fn identity() -> IdentityKey {
+    let public = Ed25519PublicKey::try_from(pair().public_key().as_ref()).expect("a key of 32 bytes");
+    IdentityKey::try_from(&PublicKey::from(public)).expect("an Ed25519 key")
 }
 
 fn now() -> Now {
@@ -52,9 +67,9 @@ fn resident() -> usize {
     kilobytes.expect("VmRSS is a number of kB") * 1024
 }
 
-fn gate(clients: usize) -> Gate {
+fn gate(clients: usize, sign: bool) -> Gate {
     let before = resident();
-    let entries: Vec<_> = (0..clients).map(entry).collect();
+    let entries: Vec<_> = (0..clients).map(|number| entry(number, sign)).collect();
     let clients = Client::all(&gate_id(), &entries, &Authorized::new());
     let limits = ServiceLimits { window: Window::DEFAULT, max_window: Window::DEFAULT_MAX };
     let services = HashMap::from([("ssh".parse().expect("a valid name"), limits)]);
@@ -78,10 +93,10 @@ fn gate(clients: usize) -> Gate {
     gate
 }
 
-fn valid_knocks() -> Vec<[u8; KNOCK_LEN]> {
-    let (keys, random) = (GateKeys::derive(&gate_id()), SystemRandom::new());
+fn valid_knocks(sign: bool) -> Vec<[u8; KNOCK_LEN]> {
+    let (keys, random, pair) = (GateKeys::derive(&gate_id()), SystemRandom::new(), pair());
     let knock = |number: usize| {
-        let payload = Payload {
+        let mut payload = Payload {
             at: now().wall,
             source: Source::Observed,
             request: Request::Open {
@@ -94,8 +109,16 @@ fn valid_knocks() -> Vec<[u8; KNOCK_LEN]> {
         };
         let mut nonce = [0; 24];
         random.fill(&mut nonce).expect("the system gives random bytes");
-        let client = ClientKeys::derive(&gate_id(), &secret(number * (CLIENTS / VALID)));
-        seal(&keys, &client, &payload, Nonce::from_random(nonce))
+        let number = number * (CLIENTS / VALID);
+        let (client, nonce) = (ClientKeys::derive(&gate_id(), &secret(number)), Nonce::from_random(nonce));
+        if sign {
+            let (id, hint) =
+                (ClientId::from_bytes(number.to_le_bytes()), client.hint.hint(payload.at.epoch()));
+            let signed = pair.sign(&to_sign(&gate_id(), id, hint, nonce.bytes(), &payload));
+            let signature = signed.as_ref().try_into().expect("64 bytes");
+            payload.proof = Proof::Ed25519(Signature::from_bytes(signature));
+        }
+        seal(&keys, &client, &payload, nonce)
     };
     (0..VALID).map(knock).collect()
 }
@@ -121,21 +144,27 @@ fn measure(criterion: &mut Criterion) {
         elapsed
     };
 
-    let mut one = gate(1);
+    let mut one = gate(1, false);
     criterion.bench_function("junk, 1 client", |bench| bench.iter_custom(|n| refuse(&mut one, n)));
-    let mut million = gate(CLIENTS);
+    let mut million = gate(CLIENTS, false);
     criterion
         .bench_function("junk, 1,000,000 clients", |bench| bench.iter_custom(|n| refuse(&mut million, n)));
 
+    drop(one);
     // Each valid knock once: how long from datagram to decision, on average over all of them.
-    let (knocks, started) = (valid_knocks(), Instant::now());
-    for bytes in &knocks {
-        let datagram = Datagram::new(bytes).expect("256 bytes");
-        assert!(matches!(million.handle(now(), way, datagram), Verdict::Decided(_)));
-    }
-    println!(
-        "valid knock, 1,000,000 clients: {:.2?} each over {VALID}",
+    let decide = |mut gate: Gate, sign: bool| {
+        let (knocks, started) = (valid_knocks(sign), Instant::now());
+        for bytes in &knocks {
+            let datagram = Datagram::new(bytes).expect("256 bytes");
+            let Verdict::Decided(decided) = gate.handle(now(), way, datagram) else { panic!("refused") };
+            let _ = black_box(decided);
+        }
         started.elapsed() / u32::try_from(VALID).expect("fits")
+    };
+    println!("valid knock, 1,000,000 clients: {:.2?} each over {VALID}", decide(million, false));
+    println!(
+        "valid signed knock, 1,000,000 clients: {:.2?} each over {VALID}",
+        decide(gate(CLIENTS, true), true)
     );
 }
 
