@@ -1,14 +1,11 @@
-//! Payloads: what decodes encodes to the same bytes, and within the bounds that leave room for a proof.
+//! Payloads: what decodes encodes to the same bytes, and what a proof signs of it is its beginning.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use postern_proto::datagram::PAYLOAD_LEN;
 use postern_proto::payload::SERVICES_LEN;
-use postern_proto::{Payload, Request};
-
-/// Room that every payload leaves behind it (SPEC 4.3).
-const PROOF_LEN: usize = 72;
+use postern_proto::{Payload, Proof, Request};
 
 fuzz_target!(|data: &[u8]| {
     let mut padded = [0; PAYLOAD_LEN];
@@ -16,7 +13,14 @@ fuzz_target!(|data: &[u8]| {
     padded[..len].copy_from_slice(&data[..len]);
     let Some(payload) = Payload::decode(&padded) else { return };
     assert_eq!(payload.encode(), padded);
-    assert!(padded[PAYLOAD_LEN - PROOF_LEN..].iter().all(|&byte| byte == 0));
+    let unproven = payload.encode_unproven();
+    assert!(padded.starts_with(&unproven));
+    let proof_len = match payload.proof {
+        Proof::None => 1,
+        Proof::Ed25519(_) => 65,
+        Proof::SkEd25519 { .. } => 71,
+    };
+    assert!(padded.iter().skip(unproven.len() + proof_len).all(|&byte| byte == 0));
     let services = payload.request.services();
     let len: usize = services.iter().map(|name| 1 + name.as_str().len()).sum();
     assert!(len <= SERVICES_LEN && (len == 0) == (payload.request == Request::Probe));
