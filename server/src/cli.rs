@@ -5,15 +5,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use ipnet::IpNet;
 use postern_proto::profile::Host;
 use postern_proto::sequence::{PortRange, Rolling, Steps};
-use postern_proto::{ClientName, Port, ServiceName, WallTime, Window};
+use postern_proto::{Port, Window};
 
 use crate::commands::sequence;
 use crate::config::{ConfigError, Files};
 use crate::log;
 use crate::rules::{Name, Output, Unfit};
+
+pub(crate) mod client;
+
+use client::ClientCommand;
 
 /// posternd opens hidden ports to whoever sends one encrypted, replay-protected UDP packet.
 #[derive(Parser)]
@@ -199,67 +202,16 @@ pub(crate) enum StateCommand {
     },
 }
 
-#[derive(Subcommand)]
-pub(crate) enum ClientCommand {
-    /// Make a client: prints the line that it imports, once
-    Add(NewClient),
-    /// List the clients, without their secrets
-    List,
-    /// Let a disabled client knock again
-    Enable {
-        /// Its name
-        name: ClientName,
-    },
-    /// Refuse a client as if it were not there
-    Disable {
-        /// Its name
-        name: ClientName,
-    },
-    /// Delete a client and its secret
-    Remove {
-        /// Its name
-        name: ClientName,
-    },
-}
-
-#[derive(Args)]
-pub(crate) struct NewClient {
-    /// Its name, for logs and commands
-    pub(crate) name: ClientName,
-    /// A service that it may open; repeat for several
-    #[arg(long = "service", required = true, value_name = "SERVICE")]
-    pub(crate) services: Vec<ServiceName>,
-    /// The longest window that it may ask for
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) max_window: Option<Window>,
-    /// A network that the address to let in must belong to; repeat for several
-    #[arg(long = "source", value_name = "NETWORK")]
-    pub(crate) sources: Vec<IpNet>,
-    /// Refuse knocks that leave the address to let in to be observed
-    #[arg(long)]
-    pub(crate) must_state_source: bool,
-    /// Allow knocks that let in another address than their own
-    #[arg(long)]
-    pub(crate) may_state_other_source: bool,
-    /// How many leases it may hold at a time
-    #[arg(long, value_name = "N")]
-    pub(crate) max_leases: Option<u32>,
-    /// From when on it may knock, such as 2027-01-31T18:00:00Z
-    #[arg(long, value_name = "DATE")]
-    pub(crate) not_before: Option<WallTime>,
-    /// Until when it may knock
-    #[arg(long, value_name = "DATE")]
-    pub(crate) expires: Option<WallTime>,
-    /// A name or address of this host for the profile, instead of those in the configuration; repeat for several
-    #[arg(long, value_name = "HOST")]
-    pub(crate) address: Vec<Host>,
-}
+/// A command line that reads, and does not make sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
 
 /// The exit code of a failure: 2 for options that do not go together, 3 for a file that the administrator has to mend,
 /// else 1.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let is_usage = error.is::<Unfit>() || error.is::<NoCommand>();
+    let is_usage = error.is::<Unfit>() || error.is::<NoCommand>() || error.is::<Usage>();
     let is_config = error.chain().any(<dyn std::error::Error>::is::<ConfigError>);
     ExitCode::from(match (is_usage, is_config) {
         (true, _) => 2,

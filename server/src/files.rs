@@ -52,21 +52,29 @@ impl FolderLock {
 
     /// Puts a file with mode 0600 in place of the old one, whole or not at all; durable when it returns.
     pub(crate) fn replace(&self, path: &Path, content: &str) -> io::Result<()> {
-        self.written(content)?.persist(path)?;
+        written_in(&self.folder, content)?.persist(path)?;
         self.handle.sync_all()
     }
 
-    /// Makes a new file with mode 0600; an existing one is an error and stays as it is.
+    /// [`create_private`], in this folder.
     pub(crate) fn create(&self, path: &Path, content: &str) -> io::Result<()> {
-        self.written(content)?.persist_noclobber(path)?;
+        written_in(&self.folder, content)?.persist_noclobber(path)?;
         self.handle.sync_all()
     }
+}
 
-    fn written(&self, content: &str) -> io::Result<NamedTempFile> {
-        let mut file = NamedTempFile::new_in(&self.folder)?;
-        file.as_file().set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(content.as_bytes())?;
-        file.as_file().sync_all()?;
-        Ok(file)
-    }
+/// Makes a new file with mode 0600, durable when it returns; an existing one is an error and stays as it is. There is nothing to
+/// lock: only one of two who make it at a time succeeds.
+pub(crate) fn create_private(path: &Path, content: &str) -> io::Result<()> {
+    let folder = parent(path);
+    written_in(folder, content)?.persist_noclobber(path)?;
+    File::open(folder)?.sync_all().inspect_err(|_| drop(fs::remove_file(path)))
+}
+
+fn written_in(folder: &Path, content: &str) -> io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::new_in(folder)?;
+    file.as_file().set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(content.as_bytes())?;
+    file.as_file().sync_all()?;
+    Ok(file)
 }
