@@ -17,6 +17,7 @@ mod crowd;
 mod doctor;
 mod documents;
 mod doors;
+mod enrolment;
 mod exact;
 mod flood;
 mod guard;
