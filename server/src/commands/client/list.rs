@@ -21,7 +21,11 @@ pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<()> {
     let list = List { clients: &config.clients, used: used.as_ref(), now: Now::read().wall };
     let mut out = BufWriter::new(io::stdout().lock());
     let written = if json { list.json(&mut out) } else { list.table(&mut out) };
-    written.and_then(|()| out.flush()).context("cannot print the list")
+    match written.and_then(|()| out.flush()) {
+        // Whoever reads the first lines alone has what he wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("cannot print the list"),
+    }
 }
 
 struct List<'a> {
