@@ -47,17 +47,24 @@ fn where_the_key_file_cannot_be_written_no_profile_stays() -> Result<()> {
         &["client", "rotate", "alice", "--out", &out],
         &["client", "import", &table, "--out", &out],
     ] {
-        // What something is mounted on cannot be replaced; the mount is gone with the command.
-        let posternd = desk.gate().posternd(&[arguments, &AT].concat())?;
-        let mut command = desk.gate().host().command("sh");
-        command.args(["-ec", "mount --bind \"$0\" \"$0\"; exec \"$@\""]).arg(desk.gate().keys());
-        // The first words of the other command lead to the host, where this one is already.
-        let words: Vec<_> = posternd.get_args().map(ToOwned::to_owned).collect();
-        let program = words.iter().position(|word| word.to_string_lossy().ends_with("/posternd"));
-        command.args(&words[program.unwrap_or_default()..]);
-        desk.refuses_with(command, 1, "cannot write")?;
+        desk.refuses_with(unwritable(&desk, arguments)?, 1, "cannot write")?;
+    }
+    // What was printed cannot be taken back: it is said.
+    for arguments in [&["client", "rotate", "alice"][..], &["client", "import", &table]] {
+        let before = desk.keys()?;
+        let failed = run(unwritable(&desk, arguments)?, b"", LONG)?;
+        ensure!(failed.code == 1 && failed.stderr.contains("good for nothing"), "{}", failed.stderr);
+        ensure!(desk.keys()? == before && !failed.stdout.is_empty(), "printed first, and then not written");
     }
     desk.client(&["add", "bob", "--service", "ssh", "--out", &out]).map(drop)
+}
+
+/// `posternd` where the key file cannot be replaced, for something is mounted on it; the mount is gone with the command.
+fn unwritable(desk: &Desk, arguments: &[&str]) -> Result<Command> {
+    let mut command = desk.gate().host().command("sh");
+    command.args(["-ec", "mount --bind \"$0\" \"$0\"; exec \"$@\""]).arg(desk.gate().keys());
+    command.args(desk.words(&[arguments, &AT].concat())?);
+    Ok(command)
 }
 
 #[test]

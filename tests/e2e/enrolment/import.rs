@@ -83,6 +83,20 @@ fn without_a_folder_the_profiles_are_lines_and_a_gate_that_runs_knows_them_at_on
 }
 
 #[test]
+fn a_person_sees_how_far_it_is_and_a_program_does_not() -> Result<()> {
+    let desk = Desk::new()?;
+    let first = desk.write("first.csv", "name,services\nbob,ssh\ncarol,ssh\n")?;
+    let second = desk.write("second.csv", "name,services\ndave,ssh\n")?;
+    let (seen, unseen) = (desk.path("seen"), desk.path("unseen"));
+    let words = [&["client", "import", &first, "--out", &seen], &AT[..]].concat();
+    let shown = succeed(desk.on_terminal("exec", &words)?, b"", LONG)?.text();
+    ensure!(shown.contains("/2 profiles"), "{shown:?}");
+    let said = desk.client(&["import", &second, "--out", &unseen])?.stderr;
+    ensure!(!said.contains('\x1b') && said.lines().count() == 1, "{said:?}");
+    Ok(())
+}
+
+#[test]
 fn one_bad_row_and_nothing_has_happened() -> Result<()> {
     let desk = Desk::new()?;
     let taken = desk.write("taken", "kept")?;

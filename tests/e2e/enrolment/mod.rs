@@ -16,6 +16,7 @@ use crate::world::World;
 
 mod delivery;
 mod import;
+mod listing;
 mod picture;
 mod rotation;
 mod signers;
@@ -81,7 +82,24 @@ impl Desk {
         self.gate().administer(&[&["client"], arguments, &AT].concat())
     }
 
-    /// The same, refused with words, and without a trace.
+    /// The words of a `posternd` command that begin with the program: those before it lead to its host.
+    fn words(&self, arguments: &[&str]) -> Result<Vec<String>> {
+        let posternd = self.gate().posternd(arguments)?;
+        let words: Vec<_> = posternd.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let program =
+            words.iter().position(|word| word.ends_with("/posternd")).context("a posternd to run")?;
+        Ok(words[program..].to_vec())
+    }
+
+    /// A `posternd` command on a terminal, which `script` is; its words need no quotes.
+    fn on_terminal(&self, before: &str, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.gate().host().command("script");
+        command.args(["-qec", &format!("{before} {}", self.words(arguments)?.join(" ")), "/dev/null"]);
+        command.env("TERM", "xterm");
+        Ok(command)
+    }
+
+    /// `posternd client`, refused with words, and without a trace.
     fn refuses(&self, arguments: &[&str], code: i32, says: &str) -> Result<()> {
         self.refuses_with(self.gate().posternd(&[&["client"], arguments].concat())?, code, says)
     }

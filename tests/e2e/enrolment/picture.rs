@@ -4,15 +4,16 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use postern_tests::process::succeed;
+use postern_tests::process::{run, succeed};
 use postern_tests::wait::LONG;
 
 use super::{AT, Desk, is_profile_of, keeps_secret};
 
 /// One module of a picture is so many points of the photograph wide and high.
 const SCALE: usize = 4;
-const BLACK: u8 = 0;
-const WHITE: u8 = 255;
+/// Ink and paper, as a dark terminal has them and as a light one.
+pub(super) const WHITE_ON_BLACK: [u8; 2] = [255, 0];
+const BLACK_ON_WHITE: [u8; 2] = [0, 255];
 /// How each line begins and ends on a terminal: black on white, and as it was before.
 const COLOURS: [&str; 2] = ["\x1b[0;30;47;107m", "\x1b[0m"];
 
@@ -23,10 +24,10 @@ fn in_a_pipe_the_picture_is_that_of_a_dark_terminal_and_of_a_light_one() -> Resu
     let bob = desk.entry("bob")?;
     keeps_secret(&added, &bob)?;
     let lines: Vec<_> = added.text().lines().map(ToOwned::to_owned).collect();
-    let read = decode(&desk, &photograph(&lines, [WHITE, BLACK])?, &[])?;
+    let read = decode(&desk, &photograph(&lines, WHITE_ON_BLACK)?, &[])?;
     is_profile_of(&read, &bob, &[])?;
     // Black on white it is the negative, which not every reader tries.
-    let negative = decode(&desk, &photograph(&lines, [BLACK, WHITE])?, &["--set", "test-inverted"])?;
+    let negative = decode(&desk, &photograph(&lines, BLACK_ON_WHITE)?, &["--set", "test-inverted"])?;
     assert_eq!(negative, read);
     Ok(())
 }
@@ -37,7 +38,7 @@ fn on_a_terminal_the_picture_is_black_on_white_whatever_the_terminal_is() -> Res
     let (_, public) = desk.keygen("ed25519", "id")?;
     let signer = fs::read_to_string(&public)?;
     let words = ["client", "add", "bob", "--service", "ssh", "--ssh-key", &public, "--qr"];
-    let shown = succeed(on_terminal(&desk, "exec", &words)?, b"", LONG)?;
+    let shown = succeed(desk.on_terminal("exec", &[&words[..], &AT].concat())?, b"", LONG)?;
     let bob = desk.entry("bob")?;
     keeps_secret(&shown, &bob)?;
     // The terminal shows both streams; the picture is what has colours.
@@ -47,7 +48,7 @@ fn on_a_terminal_the_picture_is_black_on_white_whatever_the_terminal_is() -> Res
     let lines: Option<Vec<_>> = lines.iter().map(strip).collect();
     let lines = lines.with_context(|| format!("a line without its colours in {text:?}"))?;
     ensure!(!lines.iter().any(|line| line.contains('\x1b')), "more colours in {text:?}");
-    is_profile_of(&decode(&desk, &photograph(&lines, [BLACK, WHITE])?, &[])?, &bob, &[&signer])
+    is_profile_of(&decode(&desk, &photograph(&lines, BLACK_ON_WHITE)?, &[])?, &bob, &[&signer])
 }
 
 #[test]
@@ -60,25 +61,15 @@ fn a_picture_that_nobody_could_read_changes_nothing() -> Result<()> {
     desk.refuses(&[&["rotate", "alice", "--qr"], &long[..]].concat(), 1, "--out FILE")?;
 
     let before = desk.keys()?;
-    let narrow = on_terminal(&desk, "stty cols 40; exec", &[&["client"], &add[..]].concat())?;
-    let shown = postern_tests::process::run(narrow, b"", LONG)?;
+    let narrow = desk.on_terminal("stty cols 40; exec", &[&["client"], &add[..], &AT].concat())?;
+    let shown = run(narrow, b"", LONG)?;
     ensure!(shown.code == 1 && shown.text().contains("make it wider"), "{shown:?}");
     assert_eq!(desk.keys()?, before);
     Ok(())
 }
 
-/// `posternd` on a terminal, which `script` is; its words need no quotes.
-fn on_terminal(desk: &Desk, before: &str, words: &[&str]) -> Result<Command> {
-    let posternd = desk.gate().posternd(&[words, &AT].concat())?;
-    let words: Vec<_> = posternd.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
-    let program = words.iter().position(|word| word.ends_with("/posternd")).context("a posternd to run")?;
-    let mut command = desk.gate().host().command("script");
-    command.args(["-qec", &format!("{before} {}", words[program..].join(" ")), "/dev/null"]);
-    Ok(command)
-}
-
 /// What a camera sees of half blocks in these colours: that of the text, and that behind it. A portable greymap.
-fn photograph(lines: &[String], [ink, paper]: [u8; 2]) -> Result<Vec<u8>> {
+pub(super) fn photograph(lines: &[String], [ink, paper]: [u8; 2]) -> Result<Vec<u8>> {
     let width = lines.first().map(|line| line.chars().count()).context("a picture has lines")?;
     let mut rows: Vec<Vec<u8>> = Vec::new();
     for line in lines {
@@ -96,12 +87,14 @@ fn photograph(lines: &[String], [ink, paper]: [u8; 2]) -> Result<Vec<u8>> {
         }
     }
     let mut picture = format!("P5 {} {} 255\n", width * SCALE, rows.len() * SCALE).into_bytes();
-    rows.iter().for_each(|row| picture.extend(row.repeat(SCALE)));
+    for row in &rows {
+        picture.extend(row.repeat(SCALE));
+    }
     Ok(picture)
 }
 
 /// What zbarimg reads in a picture.
-fn decode(desk: &Desk, picture: &[u8], options: &[&str]) -> Result<String> {
+pub(super) fn decode(desk: &Desk, picture: &[u8], options: &[&str]) -> Result<String> {
     let file = desk.path("picture.pgm");
     fs::write(&file, picture)?;
     let mut command = Command::new("zbarimg");

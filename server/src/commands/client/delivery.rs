@@ -11,6 +11,7 @@ use postern_proto::Profile;
 use rustix::termios::tcgetwinsize;
 use zeroize::Zeroizing;
 
+use super::key_file::{Checked, LockedKeys};
 use super::qr::{self, Canvas};
 use super::seal::Seal;
 use crate::cli::client::DeliveryArgs;
@@ -72,7 +73,10 @@ fn canvas() -> Canvas {
     Canvas::Terminal { columns }
 }
 
-/// A profile that its client has and the gate does not know yet; unless it is kept, its file is removed again.
+/// What is said of profiles that were handed over in vain.
+pub(super) const GOOD_FOR_NOTHING: &str = "no client was changed, and what was printed is good for nothing";
+
+/// A profile that its client has and the gate does not know yet; unless that changes, its file is removed again.
 #[must_use]
 pub(super) struct HandedOver<'a> {
     file: Option<&'a Path>,
@@ -80,10 +84,11 @@ pub(super) struct HandedOver<'a> {
 }
 
 impl HandedOver<'_> {
-    /// The key file knows it: says where it is.
-    pub(super) fn keep(mut self) -> String {
+    /// Has the key file know it, and says where it is.
+    pub(super) fn enrol(mut self, keys: &LockedKeys<'_>, checked: Checked) -> anyhow::Result<String> {
+        keys.replace(checked).context(GOOD_FOR_NOTHING)?;
         self.file = None;
-        std::mem::take(&mut self.said)
+        Ok(std::mem::take(&mut self.said))
     }
 }
 

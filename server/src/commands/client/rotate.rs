@@ -27,9 +27,8 @@ pub(super) fn run(path: &Path, config: &Config, rotation: &Rotation) -> anyhow::
     let checked = keys.edit(name, |client| replace_secret(client, name, &secret, now, until))?;
     let entry = checked.client(name).expect("the entry that was edited is there");
     let identities = signing::keys(entry.identity.as_ref(), entry.authorized_keys.as_deref())?;
-    let handed_over = delivery.hand_over(&profile(config, entry, addresses, identities))?;
-    keys.replace(checked)?;
-    let said = handed_over.keep();
+    let profile = profile(config, entry, addresses, identities);
+    let said = delivery.hand_over(&profile)?.enrol(&keys, checked)?;
     let old = until.map_or("good for nothing any more".to_owned(), |until| format!("good until {until}"));
     tell_gate(config, &format!("{name} has a new secret, {said}; the old one is {old}"))
 }

@@ -6,14 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressIterator, ProgressStyle};
 use postern_proto::ClientName;
 use zeroize::Zeroizing;
 
 use self::folder::NewFolder;
 use self::rows::{Row, read};
-use super::delivery::print;
+use super::delivery::{GOOD_FOR_NOTHING, print};
 use super::draft::{Mistake, New};
 use super::key_file::LockedKeys;
 use super::seal::Seal;
@@ -50,7 +50,7 @@ pub(super) fn run(path: &Path, config: &Config, import: &Import) -> anyhow::Resu
     let keys = LockedKeys::of(config)?;
     let checked = keys.with(new.iter().map(|(_, new)| &new.entry))?;
     out.finish()?;
-    keys.replace(checked)?;
+    keys.replace(checked).context(GOOD_FOR_NOTHING)?;
     tell_gate(config, &format!("{} clients are added, {}", new.len(), out.keep()))
 }
 
