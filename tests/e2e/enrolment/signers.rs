@@ -77,5 +77,10 @@ fn a_client_signs_with_one_key_with_those_of_a_file_or_with_none() -> Result<()>
         "as before"
     );
     ensure!(desk.keys()?.contains("[[client]] # alice\n"), "a comment is lost");
+    let before = desk.keys()?;
+    for command in ["disable", "enable"] {
+        desk.gate().administer(&["client", command, "alice"])?;
+    }
+    assert_eq!(desk.keys()?, before, "the rest of the file stays as it is");
     desk.refuses(&["key", "alice"], 2, "--none")
 }

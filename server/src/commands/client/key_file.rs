@@ -34,15 +34,19 @@ impl<'a> LockedKeys<'a> {
     }
 
     /// With entries behind those that are there. The text is not taken apart for that: there may be very many.
-    pub(super) fn with(
+    pub(super) fn with<'e>(
         &self,
-        entries: impl IntoIterator<Item = &'a ClientEntry>,
+        entries: impl IntoIterator<Item = &'e ClientEntry>,
     ) -> Result<Checked, ConfigError> {
-        let mut text = self.text.clone();
-        for entry in entries {
+        let entries: Vec<_> = entries.into_iter().map(|entry| Zeroizing::new(entry.to_toml())).collect();
+        // All of it at once: a text that has to grow leaves copies of its secrets behind.
+        let len = entries.iter().fold(self.text.len(), |len, entry| len + 1 + entry.len());
+        let mut text = Zeroizing::new(String::with_capacity(len));
+        text.push_str(&self.text);
+        for entry in &entries {
             let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { "\n" };
             text.push_str(gap);
-            text.push_str(&Zeroizing::new(entry.to_toml()));
+            text.push_str(entry);
         }
         self.check(text)
     }
