@@ -18,6 +18,7 @@ mod delivery;
 mod import;
 mod listing;
 mod picture;
+mod postern;
 mod rotation;
 mod signers;
 
