@@ -104,7 +104,8 @@ pub(crate) enum Command {
     /// Keep a gate's profile in the configuration
     ///
     /// The profile is read from the first that is given: the argument, --file, the environment variable
-    /// POSTERN_PROFILE. The rest of the configuration stays as it is, comments and all.
+    /// POSTERN_PROFILE. It is a line, as it was printed or as "zbarimg -q" or "zbarcam -1" read it from a QR code, or what age
+    /// made of that line for your SSH key, armored or not. The rest of the configuration stays as it is, comments and all.
     #[command(after_help = EXIT_CODES)]
     Import(ImportArgs),
     /// List the gates of the configuration, without their secrets
@@ -138,6 +139,9 @@ pub(crate) struct ImportArgs {
     /// Replace a gate of that name
     #[arg(long)]
     pub(crate) force: bool,
+    /// Decrypt with this private key what age encrypted [default: ~/.ssh/id_ed25519]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
     /// Knock at this host instead of the profile's addresses (repeatable)
     #[arg(long = "address", value_name = "HOST")]
     pub(crate) addresses: Vec<Host>,

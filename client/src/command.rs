@@ -124,11 +124,15 @@ fn no_profile_file(aim: &AimArgs) -> Result<(), Error> {
 
 /// The gate that the command line names.
 fn gate_of(cli: &Cli, gate: &Which, aim: &AimArgs) -> Result<Gate, Error> {
-    match gate {
-        Which::AtHand => Ok(Gate::new("-".to_owned(), at_hand(aim)?)),
+    let gate = match gate {
+        Which::AtHand => Gate::new("-".to_owned(), at_hand(aim)?),
         Which::Named(name) => {
             no_profile_file(aim)?;
-            Gate::load(name, cli.config.as_deref())
+            Gate::load(name, cli.config.as_deref())?
         }
-    }
+    };
+    Ok(match &aim.identity {
+        Some(file) => gate.with_identity(file),
+        None => gate,
+    })
 }

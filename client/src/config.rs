@@ -10,7 +10,7 @@ mod origin;
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use postern_proto::text::from_toml;
 use postern_proto::{GateName, Profile, TextError};
 use serde::Deserialize;
 use toml::Spanned;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::Error;
 
@@ -114,7 +114,12 @@ pub(crate) fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, Err
         Err(error) => return Err(Error::unreadable(path)(error)),
     };
     // Of the open file: the name may stand for another one a moment later.
-    let metadata = file.metadata().map_err(Error::unreadable(path))?;
+    require_private(path, &file.metadata().map_err(Error::unreadable(path))?)?;
+    read_text(file).map(Some).map_err(Error::unreadable(path))
+}
+
+/// That nobody else can read or write a file.
+pub(crate) fn require_private(path: &Path, metadata: &Metadata) -> Result<(), Error> {
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         if !metadata.is_file() {
@@ -123,16 +128,28 @@ pub(crate) fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, Err
         }
         return Err(Error::ReadableByOthers { path: path.to_owned(), mode });
     }
-    read(file).map(Some).map_err(Error::unreadable(path))
+    Ok(())
 }
 
-fn read(from: impl Read) -> io::Result<Zeroizing<String>> {
+/// All of a text, if it is not too long.
+pub(crate) fn read_text(from: impl Read) -> io::Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::new());
     from.take(READ_LIMIT + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > READ_LIMIT {
+    bounded(text)
+}
+
+/// All that can be read, if it is not too much.
+pub(crate) fn read_bytes(from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    from.take(READ_LIMIT + 1).read_to_end(&mut bytes)?;
+    bounded(bytes)
+}
+
+fn bounded<T: AsRef<[u8]> + Zeroize>(read: Zeroizing<T>) -> io::Result<Zeroizing<T>> {
+    if read.as_ref().len() as u64 > READ_LIMIT {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
     }
-    Ok(text)
+    Ok(read)
 }
 
 #[cfg(test)]

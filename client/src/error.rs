@@ -9,6 +9,7 @@ use postern_proto::payload::ServicesError;
 use postern_proto::profile::{PREFIX, ProfileError};
 use postern_proto::{GateName, SequenceName, ServiceName, TextError};
 
+use crate::identity::{FileError, SigningError};
 use crate::refused::Refused;
 
 /// Why a command failed.
@@ -68,6 +69,36 @@ pub enum Error {
         origin: String,
         /// What is wrong with it.
         source: ProfileError,
+    },
+    /// A profile that age encrypted, and that is not whole.
+    #[error(
+        "{origin}: what age encrypted is damaged or cut: have the file sent again, or its text (age --armor)"
+    )]
+    DamagedAge {
+        /// Where it came from.
+        origin: String,
+    },
+    /// The key to it cannot be used.
+    #[error(
+        "{origin}: not decrypted: {source}; this takes the private key itself, for an ssh-agent decrypts nothing"
+    )]
+    Undecrypted {
+        /// Where it came from.
+        origin: String,
+        /// Why not.
+        source: FileError,
+    },
+    /// It is for another key.
+    #[error(
+        "{origin}: encrypted to another key than that in {}: name the right one's file with --identity FILE; an \
+         ssh-agent decrypts nothing",
+        .key.display()
+    )]
+    OtherRecipient {
+        /// Where it came from.
+        origin: String,
+        /// The file of the key that was tried.
+        key: PathBuf,
     },
     /// A whole profile with which nobody can knock.
     #[error("{origin}: {message}")]
@@ -185,6 +216,10 @@ pub enum Error {
     #[error(transparent)]
     Refused(Box<Refused>),
 
+    /// The gate wants a signature, and there is none.
+    #[error(transparent)]
+    Signing(Box<SigningError>),
+
     /// `--exact` where it cannot work.
     #[error(
         "address translation on the way changes the source port (the gate saw {seen} for {from}), so that --exact cannot \
@@ -242,6 +277,9 @@ impl Error {
             | Self::Mistake { .. }
             | Self::NoProfile
             | Self::Profile { .. }
+            | Self::DamagedAge { .. }
+            | Self::Undecrypted { .. }
+            | Self::OtherRecipient { .. }
             | Self::Incomplete { .. }
             | Self::UnknownGate { .. }
             | Self::NoKnock { .. }
@@ -255,6 +293,7 @@ impl Error {
             Self::Unresolved(_) | Self::Unsent(_) => 4,
             Self::InVain { .. } => 5,
             Self::Refused(_) => 6,
+            Self::Signing(error) => error.exit_code(),
             Self::Exists { .. }
             | Self::Unwritable { .. }
             | Self::Broken(_)
@@ -270,6 +309,12 @@ impl Error {
 
     pub(crate) fn unwritable(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Unwritable { path: path.to_owned(), source }
+    }
+}
+
+impl From<SigningError> for Error {
+    fn from(error: SigningError) -> Self {
+        Self::Signing(Box::new(error))
     }
 }
 

@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use postern_proto::{
     GateName, Outcome, Port, Profile, Protocol, Refusal, Request, ServiceName, Services, Window,
 };
-use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, lacks, locate};
 use crate::error::{Advice, Error};
@@ -123,7 +122,23 @@ impl Gate {
         let gate = Config::load(&path)?.into_gate(name, &path)?;
         let known = gate.sequences.keys().map(ToString::to_string).collect();
         let profile = gate.profile.ok_or_else(|| Error::NoKnock { gate: name.clone(), known })?;
-        Ok(Self::new(name.to_string(), profile))
+        let loaded = Self::new(name.to_string(), profile);
+        Ok(match gate.identity_file {
+            Some(file) => loaded.with_identity(file),
+            None => loaded,
+        })
+    }
+
+    /// The same gate, whose knocks are signed with the key of this file: its private half, or its public half where an
+    /// ssh-agent has the private one.
+    ///
+    /// Without it, and where the profile wants a signature, the key is looked for as ssh does: in the agent, then in
+    /// `~/.ssh/id_ed25519`. It is looked for with the first knock. Signing blocks: an agent may have somebody asked, and a
+    /// passphrase is asked for on the terminal.
+    #[must_use]
+    pub fn with_identity(mut self, file: impl Into<PathBuf>) -> Self {
+        self.knocker = self.knocker.with_identity(file.into());
+        self
     }
 
     /// A profile that was found to be whole.
@@ -249,10 +264,9 @@ impl Sending<'_> {
             self.rounds.repeat().await?;
             return Ok(None);
         }
-        let deadline = Instant::now() + self.timeout;
-        match timeout_at(deadline, self.rounds.decision()).await {
-            Ok(reply) => self.gate.judge(reply?).map(Some),
-            Err(_) => Err(Error::InVain {
+        match self.rounds.decision_within(self.timeout).await? {
+            Some(reply) => self.gate.judge(reply).map(Some),
+            None => Err(Error::InVain {
                 waited: self.timeout,
                 what: format!("no answer from {}", self.rounds.silent().join(", ")),
                 advice: Advice::Unanswered,

@@ -8,23 +8,27 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use postern_proto::datagram::NONCE_LEN;
 use postern_proto::{
-    ClientKeys, Datagram, GateKeys, KNOCK_LEN, Nonce, Payload, Profile, Proof, Request, Source, UsedNonce,
-    WallTime, seal,
+    ClientId, ClientKeys, Datagram, GateKeys, KNOCK_LEN, Nonce, Payload, Profile, Proof, Request, Source,
+    UsedNonce, WallTime, seal, to_sign,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::Instant;
 
 use crate::clock::{Clock, host_time};
 use crate::error::Error;
+use crate::identity::{Identity, Signer};
 use crate::source::SourceChoice;
 
 /// Knocks at one gate, for one client.
 pub(crate) struct Knocker {
     keys: Arc<Keys>,
+    client: ClientId,
+    identity: Identity,
     pub(crate) clock: Clock,
     random: SystemRandom,
 }
@@ -56,7 +60,29 @@ impl Knocker {
         let gate = GateKeys::derive(&profile.gate);
         let client = ClientKeys::derive(&profile.gate, &profile.secret);
         let (clock, random) = (Clock::default(), SystemRandom::new());
-        Self { keys: Arc::new(Keys { gate, client }), clock, random }
+        let identity = Identity::new(profile.identities.clone());
+        Self { keys: Arc::new(Keys { gate, client }), client: profile.client, identity, clock, random }
+    }
+
+    /// Signs with the key of this file.
+    pub(crate) fn with_identity(self, file: PathBuf) -> Self {
+        Self { identity: self.identity.with_file(file), ..self }
+    }
+
+    /// The key that signs; `None` where none needs to.
+    ///
+    /// # Errors
+    /// [`Error::Signing`] where there is none, [`Error`] where its file cannot be read.
+    pub(crate) fn signer(&self) -> Result<Option<Arc<Signer>>, Error> {
+        self.identity.signer()
+    }
+
+    /// Whether each knock takes somebody's touch.
+    ///
+    /// # Errors
+    /// As with [`Knocker::signer`].
+    pub(crate) fn needs_touch(&self) -> Result<bool, Error> {
+        Ok(self.signer()?.is_some_and(|signer| signer.needs_touch()))
     }
 
     pub(crate) fn keys(&self) -> Arc<Keys> {
@@ -68,7 +94,7 @@ impl Knocker {
     /// The socket is connected first, so that the kernel's route says which local address the knock leaves from.
     ///
     /// # Errors
-    /// [`Error::NoRandom`]; and within, why it did not leave.
+    /// [`Error::NoRandom`], [`Error::Signing`]; and within, why it did not leave.
     pub(crate) fn send(
         &self,
         to: SocketAddr,
@@ -110,7 +136,7 @@ impl Knocker {
     /// A new knock, dated `at`.
     ///
     /// # Errors
-    /// [`Error::NoRandom`].
+    /// [`Error::NoRandom`]; [`Error::Signing`] where no signature is to be had.
     pub(crate) fn seal(
         &self,
         request: &Request,
@@ -119,8 +145,14 @@ impl Knocker {
     ) -> Result<[u8; KNOCK_LEN], Error> {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).map_err(|_| Error::NoRandom)?;
-        let payload = Payload { at, source, request: request.clone(), proof: Proof::None };
-        Ok(seal(&self.keys.gate, &self.keys.client, &payload, Nonce::from_random(nonce)))
+        let nonce = Nonce::from_random(nonce);
+        let mut payload = Payload { at, source, request: request.clone(), proof: Proof::None };
+        let Keys { gate, client } = &*self.keys;
+        if let Some(signer) = self.signer()? {
+            let hint = client.hint.hint(at.epoch());
+            payload.proof = signer.sign(&to_sign(gate.id(), self.client, hint, nonce.bytes(), &payload))?;
+        }
+        Ok(seal(gate, client, &payload, nonce))
     }
 }
 

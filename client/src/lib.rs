@@ -56,11 +56,15 @@ mod cli;
 
 mod config;
 
+mod enrolment;
+
 mod resolve;
 
 mod source;
 
 mod clock;
+
+mod identity;
 
 mod knock;
 
@@ -106,12 +110,13 @@ pub use command::run;
 pub use drop_in::{is_knock, run_as_knock};
 pub use error::{Advice, Error};
 pub use gate::{Gate, Options};
+pub use identity::{AgentError, FileError, SigningError};
 pub use postern_proto as proto;
 pub use refused::Refused;
 pub use reply::Reply;
 pub use report::{
-    AnswerReport, CloseReport, DoctorReport, FailedReport, Finding, GateReport, KnockReport, KnockedReport,
-    Level, OpenReport, PageReport, Report, SequenceReport, SshConfigReport, finish,
+    AnswerReport, CloseReport, DoctorReport, FailedReport, Finding, GateReport, IdentityReport, KnockReport,
+    KnockedReport, Level, OpenReport, PageReport, Report, SequenceReport, SshConfigReport, finish,
 };
 pub use resolve::Family;
 pub use source::{SourceChoice, SourceError};

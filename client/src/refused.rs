@@ -32,6 +32,12 @@ impl Refused {
             Refusal::UnknownService => "ask the gate's administrator for a new profile",
             Refusal::ServiceNotAllowed => "name only those it may have, or ask the gate's administrator",
             Refusal::WindowTooLong => "ask for less with --window, or leave it out",
+            Refusal::Unsigned => {
+                "import the new profile from the gate's administrator, or name the key's file with --identity FILE"
+            }
+            Refusal::BadSignature => {
+                "the gate knows another key: name its file with --identity FILE, or ask the gate's administrator for a new profile"
+            }
             _ => "the gate's log says more",
         }
     }

@@ -142,8 +142,22 @@ pub struct GateReport {
     pub ports: Vec<u16>,
     /// The services and their ports.
     pub services: BTreeMap<ServiceName, Vec<Port>>,
+    /// The keys of which one signs each knock; none where that is not wanted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<IdentityReport>,
     /// The sequences and the ports that they open.
     pub sequences: BTreeMap<SequenceName, Vec<Port>>,
+}
+
+/// A key that signs knocks.
+#[derive(Debug, Serialize)]
+pub struct IdentityReport {
+    /// As ssh-add and ssh-keygen show it, such as `SHA256:...`.
+    pub fingerprint: String,
+    /// Whose it is, as far as anybody wrote that down.
+    pub comment: String,
+    /// Whether each signature takes a touch of a security key.
+    pub needs_touch: bool,
 }
 
 /// A page of the manual.
@@ -293,6 +307,10 @@ impl fmt::Display for GateReport {
         }
         for (service, ports) in &self.services {
             writeln!(f, "  service    {service} ({})", joined(ports))?;
+        }
+        for IdentityReport { fingerprint, comment, .. } in &self.identities {
+            let comment = if comment.is_empty() { String::new() } else { format!(" ({comment})") };
+            writeln!(f, "  signed by  {fingerprint}{comment}")?;
         }
         for (sequence, opens) in &self.sequences {
             let opens = if opens.is_empty() { String::new() } else { format!(" ({})", joined(opens)) };

@@ -1,4 +1,7 @@
 //! Knocks at all addresses and ports of a gate, and again while it does not answer: each time with new knocks.
+//!
+//! Where each knock takes a touch of a security key, there is one at a time: at the next address or port only when nothing
+//! has come back for a good while, and never again at the same.
 
 use std::future::pending;
 use std::io;
@@ -9,7 +12,7 @@ use std::time::Duration;
 use postern_proto::{Outcome, Refusal, Request, Source};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::Error;
 use crate::knock::Knocker;
@@ -22,6 +25,8 @@ const REPEAT_GAP: Duration = Duration::from_millis(100);
 /// last is for all that follow.
 const ANSWER_GAPS: [Duration; 4] =
     [Duration::from_millis(400), Duration::from_millis(600), Duration::from_secs(1), Duration::from_secs(2)];
+/// The same where each knock takes a touch.
+const TOUCH_GAP: Duration = Duration::from_secs(3);
 /// How long another address has time to say better, after one has refused for the source that it saw.
 const SECOND_OPINION: Duration = Duration::from_millis(200);
 
@@ -31,7 +36,11 @@ pub(crate) struct Rounds<'a> {
     request: Request,
     manner: Manner,
     pub(crate) destinations: Vec<Destination>,
-    repeats: u8,
+    repeats: usize,
+    /// The next destination, where each knock takes a touch.
+    turn: Option<usize>,
+    /// How long was waited for signatures, after the first knocks.
+    signing: Duration,
     unanswered: usize,
     next: Option<Instant>,
     refused: Option<(Reply, Instant)>,
@@ -66,10 +75,10 @@ pub(crate) struct Manner {
 }
 
 impl<'a> Rounds<'a> {
-    /// Sends the first knock to every port of every address.
+    /// Sends the first knock to every port of every address; to the first alone, where each takes a touch.
     ///
     /// # Errors
-    /// [`Error::Unsent`] when not one of them left this host; [`Error::NoRandom`].
+    /// [`Error::Unsent`] when not one of them left this host; [`Error::NoRandom`]; [`Error::Signing`].
     pub(crate) fn begin(
         knocker: &'a Knocker,
         request: Request,
@@ -88,7 +97,7 @@ impl<'a> Rounds<'a> {
     /// The same, whether any knock left or not: each destination knows.
     ///
     /// # Errors
-    /// [`Error::NoRandom`].
+    /// [`Error::NoRandom`]; [`Error::Signing`], and then nothing was sent.
     pub(crate) fn try_begin(
         knocker: &'a Knocker,
         request: Request,
@@ -99,13 +108,27 @@ impl<'a> Rounds<'a> {
         let to = addresses
             .into_iter()
             .flat_map(|address| ports.iter().map(move |port| SocketAddr::new(address, port.get())));
+        let destinations: Vec<_> = to.map(Destination::new).collect();
+        let needs_touch = knocker.needs_touch()?;
+        let repeats = match manner.repeat {
+            0 | 1 if needs_touch && !manner.answers => destinations.len().saturating_sub(1),
+            0 | 1 => 0,
+            _ if needs_touch => {
+                return Err(Error::Usage(
+                    "each knock takes a touch of the security key: leave --repeat out".into(),
+                ));
+            }
+            more => usize::from(more) - 1,
+        };
         let (tell, heard) = unbounded_channel();
         let mut rounds = Self {
             knocker,
             request,
             manner,
-            destinations: to.map(Destination::new).collect(),
-            repeats: manner.repeat.saturating_sub(1),
+            destinations,
+            repeats,
+            turn: needs_touch.then_some(0),
+            signing: Duration::ZERO,
             unanswered: 0,
             next: None,
             refused: None,
@@ -114,6 +137,8 @@ impl<'a> Rounds<'a> {
             heard,
         };
         rounds.round()?;
+        // Only from here on somebody waits for an answer.
+        rounds.signing = Duration::ZERO;
         Ok(rounds)
     }
 
@@ -154,6 +179,38 @@ impl<'a> Rounds<'a> {
         }
     }
 
+    /// The same within so much time, without that for which signatures were waited for.
+    ///
+    /// # Errors
+    /// As with [`Rounds::decision`].
+    pub(crate) async fn decision_within(&mut self, limit: Duration) -> Result<Option<Reply>, Error> {
+        let begin = Instant::now();
+        loop {
+            let deadline = begin + limit + self.signing;
+            match timeout_at(deadline, self.decision()).await {
+                Ok(reply) => return reply.map(Some),
+                Err(_) if begin + limit + self.signing > deadline => {}
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// How long was waited for signatures, since the first knocks had left.
+    pub(crate) const fn signing(&self) -> Duration {
+        self.signing
+    }
+
+    /// Where knocks left for.
+    pub(crate) fn sent(&self) -> Vec<SocketAddr> {
+        let sent = self.destinations.iter().filter(|destination| destination.sent > 0);
+        sent.map(|destination| destination.to).collect()
+    }
+
+    /// Whether there is a destination that was not knocked at yet.
+    pub(crate) fn has_next(&self) -> bool {
+        self.turn.is_some_and(|turn| turn < self.destinations.len())
+    }
+
     /// The next that comes back, or `None` when knocks were sent again.
     ///
     /// # Errors
@@ -184,6 +241,7 @@ impl<'a> Rounds<'a> {
     /// [`Error::NoRandom`].
     pub(crate) fn again(&mut self) -> Result<(), Error> {
         self.unanswered = 0;
+        self.turn = self.turn.map(|turn| turn.saturating_sub(1));
         self.round()
     }
 
@@ -208,28 +266,55 @@ impl<'a> Rounds<'a> {
     }
 
     fn round(&mut self) -> Result<(), Error> {
-        let Manner { source, answers, from_port, .. } = self.manner;
-        for destination in &mut self.destinations {
-            match self.knocker.send(destination.to, &self.request, source, from_port)? {
-                Ok(knock) => {
-                    destination.sent = destination.sent.saturating_add(1);
-                    destination.source = Some(knock.source);
-                    if answers {
-                        let (keys, kind) = (self.knocker.keys(), Kind::of(&self.request));
-                        self.listeners.spawn(listen(knock, keys, kind, self.tell.clone()));
-                    }
+        let begin = Instant::now();
+        match self.turn {
+            None => {
+                for at in 0..self.destinations.len() {
+                    self.knock_at(at)?;
                 }
-                Err(error) => destination.error = Some(error),
+            }
+            Some(first) => {
+                let mut at = first;
+                // What does not leave has taken no touch.
+                while at < self.destinations.len() && !self.knock_at(at)? {
+                    at += 1;
+                }
+                self.turn = Some(at + 1);
             }
         }
+        self.signing += begin.elapsed();
         // Those that have ended leave the set.
         while self.listeners.try_join_next().is_some() {}
         self.next = self.gap().map(|gap| Instant::now() + gap);
         Ok(())
     }
 
+    /// Knocks at one destination. Whether that left this host.
+    fn knock_at(&mut self, at: usize) -> Result<bool, Error> {
+        let Manner { source, answers, from_port, .. } = self.manner;
+        let destination = &mut self.destinations[at];
+        match self.knocker.send(destination.to, &self.request, source, from_port)? {
+            Ok(knock) => {
+                destination.sent = destination.sent.saturating_add(1);
+                destination.source = Some(knock.source);
+                if answers {
+                    let (keys, kind) = (self.knocker.keys(), Kind::of(&self.request));
+                    self.listeners.spawn(listen(knock, keys, kind, self.tell.clone()));
+                }
+                Ok(true)
+            }
+            Err(error) => {
+                destination.error = Some(error);
+                Ok(false)
+            }
+        }
+    }
+
     /// How long until the next round.
     fn gap(&mut self) -> Option<Duration> {
+        if self.turn.is_some() {
+            return self.has_next().then_some(TOUCH_GAP);
+        }
         if self.repeats > 0 {
             return Some(REPEAT_GAP);
         }

@@ -44,6 +44,12 @@ pub(crate) struct AimArgs {
     /// Knock at IPv6 addresses only
     #[arg(short = '6', long)]
     ipv6: bool,
+    /// Sign with this key, where the gate wants that [default: what the ssh-agent has of the profile's, else ~/.ssh/id_ed25519]
+    ///
+    /// The private half, or the public half of a key that the ssh-agent has. identity-file in the configuration says the
+    /// same for each gate. A passphrase is asked for on the terminal.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
     /// The profile of the gate "-"; the file "-" is stdin
     #[arg(long, value_name = "FILE")]
     pub(crate) profile_file: Option<PathBuf>,
@@ -61,9 +67,10 @@ impl HowArgs {
         let (source, family) = self.aim.source_and_family()?;
         let (stated, is_auto) = (self.aim.stated(), source == SourceChoice::Auto);
         let takes_source = is_auto || is_bound && stated.is_some();
-        if self.window.is_some() || !takes_source || self.aim.repeat > 1 {
+        if self.window.is_some() || !takes_source || self.aim.repeat > 1 || self.aim.identity.is_some() {
             return Err(Error::Usage(
-                "a sequence says neither window nor source, and is sent once: leave --window, --source and --repeat out"
+                "a sequence says neither window nor source, is not signed, and is sent once: leave --window, --source, \
+                 --identity and --repeat out"
                     .into(),
             ));
         }

@@ -4,6 +4,9 @@
 //! What it finds out at first changes nothing at the gate: probes ask for nothing, whenever they arrive. Then it opens
 //! each service for a moment, and leaves the rest to its window. Where no probe is answered, one knock tells whether the
 //! gate opens all the same.
+//!
+//! Where each knock takes a touch of a security key, it asks for as few as it can: one probe that is answered, and one for each
+//! service.
 
 mod answers_off;
 mod findings;
@@ -63,6 +66,9 @@ async fn examine(cli: &Cli, args: &DoctorArgs, findings: &mut Findings) -> Resul
     let services = gate.wanted(&args.services)?;
     if let Some(server) = &args.ntp {
         clock(server, findings).await;
+    }
+    if !local::identity(&gate, findings) {
+        return Ok(());
     }
     let Some(way) = local::way(&gate, &options, findings).await else { return Ok(()) };
     let heard = if gate.answers() {

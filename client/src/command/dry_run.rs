@@ -32,6 +32,9 @@ pub(super) async fn rehearse(
     let names = resolved.failed.iter().map(|(host, message)| (host.to_string(), message.clone()));
     let mut failed: Vec<_> = names.map(|(host, message)| FailedReport { host, message }).collect();
     let mut knocks = Vec::new();
+    if options.repeat > 1 && gate.knocker.needs_touch()? {
+        return Err(Error::Usage("each knock takes a touch of the security key: leave --repeat out".into()));
+    }
     for &address in &resolved.addresses {
         for port in &gate.profile().ports {
             let to = SocketAddr::new(address, port.get());

@@ -13,18 +13,19 @@ use zeroize::Zeroizing;
 
 use crate::cli::ImportArgs;
 use crate::config::{Config, Origin, lacks, read_private};
+use crate::enrolment;
 use crate::error::Error;
 use crate::file::{Access, folder_of, replace};
 use crate::report::{Report, say};
 
 /// What a gate of the configuration has beside its profile.
-const BESIDE: [&str; 2] = ["close-on-exit", "sequences"];
+const BESIDE: [&str; 3] = ["close-on-exit", "identity-file", "sequences"];
 
 pub(super) fn run(path: &Path, args: &ImportArgs) -> Result<Report, Error> {
     let origin = origin(args);
     let no_profile =
         || Error::Usage("give the profile on stdin (-), in --file FILE or in POSTERN_PROFILE".into());
-    let mut profile = origin.profile()?.ok_or_else(no_profile)?;
+    let mut profile = enrolment::profile(&origin, args.identity.as_deref())?.ok_or_else(no_profile)?;
     if !args.addresses.is_empty() {
         profile.addresses.clone_from(&args.addresses);
     }
@@ -122,6 +123,9 @@ fn table(profile: &Profile) -> Table {
     let mut table = document.into_table();
     if let Some(Item::Table(services)) = table.remove("services") {
         table.insert("services", value(services.into_inline_table()));
+    }
+    if profile.identities.is_empty() {
+        table.remove("identities");
     }
     table
 }

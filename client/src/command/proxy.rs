@@ -25,7 +25,7 @@ use crate::course::Course;
 use crate::error::{Advice, Error};
 use crate::exact::{ExactAttempts, SourcePort};
 use crate::gate::Gate;
-use crate::report::{Report, joined, warn_of_clock};
+use crate::report::{Report, joined, say, warn_of_clock};
 use crate::resolve::{Resolved, resolve};
 use crate::rounds::{Manner, Rounds, knocked, wait_until};
 use crate::sequence::{DELAY, send};
@@ -44,7 +44,7 @@ const EXACT_UNANSWERED: Duration = Duration::from_secs(1);
 const CLOSING: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<Report, Error> {
-    let end = End { args, at: Instant::now() + args.timeout };
+    let mut end = End { args, at: Instant::now() + args.timeout };
     let options = args.how.options(args.timeout)?;
     if args.how.aim.profile_file.as_deref() == Some(Path::new("-")) {
         return Err(Error::Usage(
@@ -76,11 +76,25 @@ pub(super) async fn run(cli: &Cli, args: &ProxyArgs) -> Result<Report, Error> {
     match way {
         Way::Knock(profile, service) => {
             let gate = Gate::new(name, profile.clone());
+            let gate = match args.how.aim.identity.as_ref().or(entry.identity_file.as_ref()) {
+                Some(file) => gate.with_identity(file),
+                None => gate,
+            };
+            let begin = Instant::now();
+            let needs_touch = gate.knocker.needs_touch()?;
+            // Somebody may have typed a passphrase.
+            end = end.later(begin.elapsed());
             let services = Services::new(vec![service.clone()])?;
             let manner = options.manner(gate.answers());
             let ask = Ask { gate: &gate, services, window: options.window, manner, resolved: &resolved };
             if args.close_on_exit || entry.close_on_exit {
-                return carry_and_close(&ask, end).await;
+                if !needs_touch {
+                    return carry_and_close(&ask, end).await;
+                }
+                // Whoever was here to touch the key is gone by then.
+                say(
+                    "not closed at the end, for that takes another touch: what is opened ends with its window",
+                );
             }
             carry(open(&ask, end).await?).await
         }
@@ -144,7 +158,7 @@ async fn carry_and_close(ask: &Ask<'_>, end: End<'_>) -> Result<Report, Error> {
     };
     match &carried {
         // Nothing was opened.
-        Err(Error::Refused(_) | Error::Unsent(_)) => return carried,
+        Err(Error::Refused(_) | Error::Unsent(_) | Error::Signing(_)) => return carried,
         Err(_) => {}
         Ok(_) => {
             // Whoever reads what ssh prints as an error waits until nobody can print there any more.
@@ -200,7 +214,7 @@ async fn open(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
 }
 
 async fn open_to_any_port(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
-    let rounds = ask.open(None)?;
+    let (rounds, end) = end.after(|| ask.open(None))?;
     let to = end.doors(&knocked(&rounds.destinations));
     let attempts = if ask.gate.answers() { Attempts::awaiting_answer(to) } else { Attempts::new(to) };
     connect_when_open(ask.gate, rounds, attempts, end).await
@@ -210,7 +224,7 @@ async fn open_exactly(ask: &Ask<'_>, end: End<'_>) -> Result<TcpStream, Error> {
     let port = SourcePort::take(&end.doors(&ask.resolved.addresses));
     let port =
         port.map_err(|source| Error::System { what: "cannot take a source port for --exact", source })?;
-    let rounds = ask.open(Some(port.number()))?;
+    let (rounds, end) = end.after(|| ask.open(Some(port.number())))?;
     let begin = if ask.gate.answers() { EXACT_UNANSWERED } else { Duration::ZERO };
     let attempts = ExactAttempts::new(port, end.doors(&knocked(&rounds.destinations)), begin);
     connect_when_open(ask.gate, rounds, attempts, end).await
@@ -226,6 +240,7 @@ async fn connect_when_open(
     let (mut is_open, mut patience) = (false, OPEN_IN_VAIN);
     let mut again = None;
     loop {
+        let until = end.later(rounds.signing()).at;
         tokio::select! {
             (stream, _) = attempts.connected() => return Ok(stream),
             reply = rounds.decision() => {
@@ -255,7 +270,10 @@ async fn connect_when_open(
                 again = None;
                 rounds.again()?;
             }
-            () = sleep_until(end.at) => {
+            () = sleep_until(until) => {
+                if end.later(rounds.signing()).at > until {
+                    continue;
+                }
                 let advice = match (gate.answers(), is_open) {
                     (true, true) => Advice::Opened,
                     (true, false) => Advice::Unanswered,
@@ -285,6 +303,18 @@ struct End<'a> {
 }
 
 impl End<'_> {
+    /// The same, so much later.
+    fn later(self, by: Duration) -> Self {
+        Self { at: self.at + by, ..self }
+    }
+
+    /// What somebody may have to touch a key for, which does not count.
+    fn after<T>(self, act: impl FnOnce() -> Result<T, Error>) -> Result<(T, Self), Error> {
+        let begin = Instant::now();
+        let done = act()?;
+        Ok((done, self.later(begin.elapsed())))
+    }
+
     const fn door(self, address: IpAddr) -> SocketAddr {
         SocketAddr::new(address, self.args.port.get())
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use postern_proto::keys::SequenceKey;
 use postern_proto::profile::Host;
@@ -27,6 +28,8 @@ pub(crate) struct Entry {
     pub(crate) sequences: BTreeMap<SequenceName, Sequence>,
     /// Whether a proxy closes at its end what it opened.
     pub(crate) close_on_exit: bool,
+    /// The file of the key that signs, where it is not the usual one.
+    pub(crate) identity_file: Option<PathBuf>,
 }
 
 /// A classic sequence of a gate.
@@ -51,7 +54,7 @@ impl Entry {
 impl From<Profile> for Entry {
     fn from(profile: Profile) -> Self {
         let (addresses, sequences) = (profile.addresses.clone(), BTreeMap::new());
-        Self { addresses, profile: Some(profile), sequences, close_on_exit: false }
+        Self { addresses, profile: Some(profile), sequences, close_on_exit: false, identity_file: None }
     }
 }
 
@@ -68,6 +71,7 @@ pub(super) struct RawEntry {
     answers: Option<bool>,
     identities: Option<Vec<IdentityKey>>,
     close_on_exit: Option<bool>,
+    identity_file: Option<PathBuf>,
     #[serde(default)]
     sequences: BTreeMap<SequenceName, Spanned<RawSequence>>,
 }
@@ -108,6 +112,7 @@ impl RawEntry {
             answers,
             identities,
             close_on_exit,
+            identity_file,
             sequences,
         } = self;
         let sequences = sequences.into_iter().map(|(name, raw)| {
@@ -136,14 +141,16 @@ impl RawEntry {
             None if addresses.is_empty() => Some("no address: add one to `addresses`"),
             None if sequences.is_empty() => Some("neither a profile to knock with nor a sequence"),
             None if close_on_exit.is_some() => Some("close-on-exit, and no profile: a sequence cannot close"),
+            None if identity_file.is_some() => {
+                Some("identity-file, and no profile: a sequence is not signed")
+            }
             None => None,
         };
-        match lack {
-            Some(lack) => Err(at_gate(format!("has {lack}"))),
-            None => {
-                Ok(Entry { addresses, profile, sequences, close_on_exit: close_on_exit.unwrap_or(false) })
-            }
+        if let Some(lack) = lack {
+            return Err(at_gate(format!("has {lack}")));
         }
+        let close_on_exit = close_on_exit.unwrap_or(false);
+        Ok(Entry { addresses, profile, sequences, close_on_exit, identity_file })
     }
 
     fn missing_of_profile(&self) -> Vec<&'static str> {

@@ -8,12 +8,13 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use postern_proto::Profile;
 use zeroize::Zeroizing;
 
-use super::read;
+use super::read_bytes;
 use crate::error::Error;
 
 /// The environment variable that holds a profile. Not a clap `env`: clap's help prints the values of those.
@@ -63,26 +64,39 @@ impl<'a> Origin<'a> {
     /// # Errors
     /// [`Error`] with exit code 3, which tells a profile that was cut from one that was mistyped.
     pub(crate) fn profile(&self) -> Result<Option<Profile>, Error> {
-        let line = match self {
-            Self::Argument(line) => Ok(Zeroizing::new((*line).to_owned())),
-            Self::Stdin => read(io::stdin()),
-            Self::File(path) => File::open(path).and_then(read),
+        self.bytes()?.map(|bytes| self.line(&bytes)).transpose()
+    }
+
+    /// What is there, whatever it is.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub(crate) fn bytes(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        let bytes = match self {
+            Self::Argument(line) => Ok(Zeroizing::new(line.as_bytes().to_vec())),
+            Self::Stdin => read_bytes(io::stdin()),
+            Self::File(path) => File::open(path).and_then(read_bytes),
             Self::Environment => match env::var_os(PROFILE_VARIABLE).filter(|line| !line.is_empty()) {
-                // Other characters than a profile's only make it a mistyped one.
-                Some(line) => Ok(Zeroizing::new(line.to_string_lossy().into_owned())),
+                Some(line) => Ok(Zeroizing::new(line.into_vec())),
                 None => return Ok(None),
             },
             // A service may have credentials, and none of this name.
             Self::Credential(path) => match File::open(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                opened => opened.and_then(read),
+                opened => opened.and_then(read_bytes),
             },
         };
-        let line = line.map_err(|source| Error::Unreadable { file: self.name(), source })?;
-        match Profile::from_line(&line) {
-            Ok(profile) => Ok(Some(profile)),
-            Err(source) => Err(Error::Profile { origin: self.name(), source }),
-        }
+        bytes.map(Some).map_err(|source| Error::Unreadable { file: self.name(), source })
+    }
+
+    /// The profile in a line that was read there.
+    ///
+    /// # Errors
+    /// [`Error::Profile`], which tells a profile that was cut from one that was mistyped.
+    pub(crate) fn line(&self, line: &[u8]) -> Result<Profile, Error> {
+        // Other characters than a profile's only make it a mistyped one.
+        let line = String::from_utf8_lossy(line);
+        Profile::from_line(&line).map_err(|source| Error::Profile { origin: self.name(), source })
     }
 
     /// What to call it in an error.

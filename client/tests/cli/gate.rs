@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use postern_proto::{
     ANSWER_LEN, Answer, Authentic, ClientId, ClientKeys, ClientSecret, Datagram, Epoch, GateId, GateKeys,
-    KNOCK_LEN, Nonce, Outcome, Profile, Request, WallTime, answer, open,
+    IdentityKey, KNOCK_LEN, Nonce, Outcome, Profile, Request, WallTime, answer, open,
 };
 use tokio::net::TcpSocket;
 
@@ -96,6 +96,12 @@ impl Gate {
 
     pub(crate) fn knock(&self) -> Arrived {
         self.knock_at(0)
+    }
+
+    /// Whether one of these keys signed a knock, for this gate and its client.
+    pub(crate) fn is_signed_by(&self, arrived: &Arrived, keys: &[IdentityKey]) -> bool {
+        let hint = self.client.hint.hint(arrived.knock.at().epoch());
+        arrived.knock.is_signed_by(keys, self.keys.id(), self.profile.client, hint)
     }
 
     /// The gate's time.

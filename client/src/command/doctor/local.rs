@@ -53,6 +53,32 @@ pub(super) fn configuration(path: &Path, findings: &mut Findings) {
     }
 }
 
+/// Whether there is a key that signs, where the gate wants that.
+pub(super) fn identity(gate: &Gate, findings: &mut Findings) -> bool {
+    match gate.knocker.signer() {
+        Ok(None) => {}
+        Ok(Some(signer)) => {
+            findings.ok("identity", format_args!("knocks are signed by {signer}"));
+            if signer.needs_touch() {
+                findings.note(
+                    "few-probes",
+                    "each knock takes a touch of the security key: addresses and ports are probed until one answers, other \
+                     dates are not tried",
+                );
+            }
+        }
+        Err(error) => {
+            findings.fault(
+                "identity",
+                error,
+                "without a signature the gate refuses whatever this client asks",
+            );
+            return false;
+        }
+    }
+    true
+}
+
 /// The addresses to which there is a way.
 pub(super) async fn way(gate: &Gate, options: &Options, findings: &mut Findings) -> Option<Way> {
     let Way { addresses, firsts } = names(gate, options.family, findings).await?;

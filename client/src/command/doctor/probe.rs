@@ -27,6 +27,8 @@ pub(super) struct Echo {
     pub(super) not_understood: BTreeSet<SocketAddr>,
     /// Every place that a probe left for.
     pub(super) sent: Vec<SocketAddr>,
+    /// Whether the first answer was enough, because each probe takes a touch.
+    pub(super) one_by_one: bool,
 }
 
 /// Whether the gate hears this client.
@@ -53,7 +55,8 @@ pub(super) async fn probe(
             translation(reply, exact, findings);
         }
     }
-    for &dead in addresses.difference(&answering) {
+    let was_probed = |address: &IpAddr| echo.sent.iter().any(|to| to.ip() == *address) || !echo.one_by_one;
+    for &dead in addresses.difference(&answering).filter(|address| was_probed(address)) {
         dead_address(dead, &answering, &echo, firsts, findings);
     }
     Ok(is_accepted)
@@ -77,11 +80,22 @@ async fn listen(
             findings.fault("unreachable", message, "look at this host's network: ip route");
         }
     }
-    let sent = rounds.destinations.iter().filter(|destination| destination.sent > 0);
-    let mut echo = Echo { sent: sent.map(|destination| destination.to).collect(), ..Echo::default() };
-    let deadline = Instant::now() + options.timeout;
-    while echo.replies.len() < echo.sent.len() {
-        let Ok(heard) = timeout_at(deadline, rounds.next()).await else { break };
+    let mut echo = Echo { sent: rounds.sent(), one_by_one: gate.knocker.needs_touch()?, ..Echo::default() };
+    let mut deadline = Instant::now() + options.timeout;
+    let is_enough = |echo: &Echo| {
+        let answered = echo.replies.len();
+        answered == echo.sent.len() || echo.one_by_one && answered > 0
+    };
+    while !is_enough(&echo) {
+        let heard = match timeout_at(deadline, rounds.next()).await {
+            Ok(heard) => heard,
+            // The next is knocked at soon.
+            Err(_) if rounds.has_next() => {
+                deadline = Instant::now() + options.timeout;
+                continue;
+            }
+            Err(_) => break,
+        };
         match heard? {
             Some(Heard::Reply(reply)) => {
                 echo.replies.entry(reply.to).or_insert(reply);
@@ -91,6 +105,10 @@ async fn listen(
             }
             Some(Heard::Unreachable(to, error)) => {
                 echo.errors.insert(to, error);
+            }
+            None if echo.one_by_one => {
+                echo.sent = rounds.sent();
+                deadline = Instant::now() + options.timeout;
             }
             None => {}
         }

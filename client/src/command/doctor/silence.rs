@@ -75,7 +75,9 @@ pub(super) async fn explain(
     if addresses.is_empty() {
         return Ok(false);
     }
-    if let Some(reply) = with_other_dates(gate, &silent, options).await? {
+    if !echo.one_by_one
+        && let Some(reply) = with_other_dates(gate, &silent, options).await?
+    {
         answered_late(gate, &reply, findings);
         return Ok(true);
     }

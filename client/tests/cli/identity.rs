@@ -1,0 +1,157 @@
+//! Knocks that are signed: with real ssh-agents, real key files, and OpenSSH's dummy security key.
+
+mod failing;
+mod import;
+mod security_key;
+
+use std::fs;
+
+use postern_proto::IdentityKey;
+use serde_json::json;
+
+use crate::gate::{Arrived, Gate};
+use crate::home::{Home, run, run_with};
+use crate::ssh::{Agent, Terminal, keygen, tool};
+
+/// A gate that does not answer, and the home of a client who has to sign with one of these.
+fn signed(home: Home, keys: &[&IdentityKey]) -> (Gate, Home) {
+    let mut gate = Gate::listen(&["127.0.0.1"], 1, 22);
+    gate.profile.identities = keys.iter().map(|&key| key.clone()).collect();
+    run_with(&mut home.postern(&["import", "home", "-", "--force"]), &gate.profile.to_line()).expect(0);
+    (gate, home)
+}
+
+/// A home with a key in the usual file, and a gate that wants it.
+fn with_usual_file() -> (IdentityKey, Gate, Home) {
+    let home = Home::new();
+    let key = keygen(&home, ".ssh/id_ed25519", "");
+    let (gate, home) = signed(home, &[&key]);
+    (key, gate, home)
+}
+
+fn is_signed(gate: &Gate, arrived: &Arrived, key: &IdentityKey) -> bool {
+    gate.is_signed_by(arrived, std::slice::from_ref(key))
+}
+
+const KNOCK: [&str; 3] = ["knock", "home", "ssh"];
+
+#[test]
+fn the_agent_signs_with_the_key_that_the_gate_knows_among_keys_of_all_kinds() {
+    let home = Home::new();
+    let key = keygen(&home, "key", "");
+    for (kind, file) in [("rsa", "rsa"), ("ecdsa", "ecdsa"), ("ed25519", "ca")] {
+        tool(&home, "ssh-keygen", &["-q", "-t", kind, "-N", "", "-C", "\u{fc}", "-f", file]).expect(0);
+    }
+    // ssh-add adds the certificate beside the key, too.
+    tool(&home, "ssh-keygen", &["-q", "-s", "ca", "-I", "id", "-n", "x", "rsa.pub"]).expect(0);
+    let (gate, home) = signed(home, &[&key]);
+    let agent = Agent::start(&home, "/bin/false");
+    agent.add(&["rsa", "ecdsa", "ca", "key"]).expect(0);
+    fs::remove_file(home.path("key")).unwrap();
+    for command in ["knock", "close"] {
+        run(&mut agent.postern(&[command, "home", "ssh"])).expect(0);
+        let arrived = gate.knock();
+        assert!(is_signed(&gate, &arrived, &key), "{command}");
+        assert!(!is_signed(&gate, &arrived, &keygen(&home, &format!("other-{command}"), "")));
+    }
+    // Each is signed for itself.
+    run(&mut agent.postern(&[&KNOCK[..], &["--repeat", "3"]].concat())).expect(0);
+    for _ in 0..3 {
+        assert!(is_signed(&gate, &gate.knock(), &key));
+    }
+    let hex = run(&mut agent.postern(&[&KNOCK[..], &["--hex"]].concat())).expect(0).stdout;
+    let bytes = (0..256).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap());
+    assert!(gate.open(&bytes.collect::<Vec<_>>().try_into().unwrap()).is_signed());
+}
+
+#[test]
+fn a_key_in_a_file_signs() {
+    let (key, gate, home) = with_usual_file();
+    run(&mut home.postern(&KNOCK)).expect(0);
+    assert!(is_signed(&gate, &gate.knock(), &key));
+
+    // By another name, as an argument or in the configuration, with or without the home before it.
+    fs::rename(home.path(".ssh"), home.path("keys")).unwrap();
+    run(&mut home.postern(&KNOCK)).expect(3);
+    run(&mut home.postern(&[&KNOCK[..], &["-i", "keys/id_ed25519"]].concat())).expect(0);
+    assert!(is_signed(&gate, &gate.knock(), &key));
+    let text = home.text();
+    fs::write(home.config(), format!("{text}identity-file = \"~/keys/id_ed25519\"\n")).unwrap();
+    run(&mut home.postern(&KNOCK)).expect(0);
+    assert!(is_signed(&gate, &gate.knock(), &key));
+    // The public half names it, and nobody has the private one.
+    let refused = run(&mut home.postern(&[&KNOCK[..], &["-i", "keys/id_ed25519.pub"]].concat())).expect(3);
+    assert!(refused.stderr.contains("keys/id_ed25519.pub is the public half alone"), "{}", refused.stderr);
+    gate.assert_no_more();
+}
+
+#[test]
+fn a_file_signs_that_was_named_where_the_profile_wants_none() {
+    let home = Home::new();
+    let key = keygen(&home, "key", "");
+    let (gate, home) = signed(home, &[]);
+    run(&mut home.postern(&KNOCK)).expect(0);
+    assert!(!gate.knock().knock.is_signed(), "nobody asked for it");
+    run(&mut home.postern(&[&KNOCK[..], &["--identity", "key"]].concat())).expect(0);
+    assert!(is_signed(&gate, &gate.knock(), &key));
+}
+
+#[test]
+fn a_public_file_names_the_key_of_the_agent() {
+    let home = Home::new();
+    let (first, second) = (keygen(&home, "first", ""), keygen(&home, "second", ""));
+    let (gate, home) = signed(home, &[&first, &second]);
+    let agent = Agent::start(&home, "/bin/false");
+    agent.add(&["first", "second"]).expect(0);
+    fs::remove_file(home.path("second")).unwrap();
+    run(&mut agent.postern(&KNOCK)).expect(0);
+    assert!(is_signed(&gate, &gate.knock(), &first));
+    // The private half's name stands for the public one beside it, as with ssh.
+    for file in ["second.pub", "second"] {
+        run(&mut agent.postern(&[&KNOCK[..], &["-i", file]].concat())).expect(0);
+        assert!(is_signed(&gate, &gate.knock(), &second), "{file}");
+    }
+}
+
+#[test]
+fn a_passphrase_is_asked_for_on_the_terminal_once() {
+    let home = Home::new();
+    let key = keygen(&home, ".ssh/id_ed25519", "correct horse");
+    let (gate, home) = signed(home, &[&key]);
+    let prompt = format!("Enter passphrase for key '{}': ", home.path(".ssh/id_ed25519").display());
+
+    let mut terminal = Terminal::start(&home, "postern knock home ssh --repeat 2 < /dev/null | cat");
+    terminal.answer(&prompt, "wrong horse");
+    terminal.answer(&prompt, "correct horse");
+    let (code, shown) = terminal.finish();
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("that is not the passphrase") && !shown.contains("horse"), "{shown}");
+    assert!(is_signed(&gate, &gate.knock(), &key) && is_signed(&gate, &gate.knock(), &key));
+
+    let mut terminal = Terminal::start(&home, "postern knock home ssh");
+    for _ in 0..3 {
+        terminal.answer(&prompt, "wrong horse");
+    }
+    let (code, shown) = terminal.finish();
+    assert!(
+        code == 3 && shown.contains("id_ed25519 was not unlocked: no right passphrase was given"),
+        "{shown}"
+    );
+    gate.assert_no_more();
+
+    // Where the agent has it, nobody is asked.
+    let agent = Agent::start(&home, "/bin/false");
+    agent.add_typing("correct horse", &[".ssh/id_ed25519"]).expect(0);
+    run(&mut agent.postern(&[&KNOCK[..], &["-i", ".ssh/id_ed25519"]].concat())).expect(0);
+    assert!(is_signed(&gate, &gate.knock(), &key));
+}
+
+#[test]
+fn the_gates_are_listed_with_what_signs_for_them() {
+    let (key, _, home) = with_usual_file();
+    let text = run(&mut home.postern(&["gates"])).expect(0).stdout;
+    assert!(text.contains(&format!("  signed by  {}\n", key.fingerprint())), "{text}");
+    let gates = run(&mut home.postern(&["gates", "--json"])).expect(0).json();
+    let named = json!([{"fingerprint": key.fingerprint(), "comment": "", "needs_touch": false}]);
+    assert_eq!(gates["gates"][0]["identities"], named);
+}
