@@ -22,6 +22,7 @@ mod exact;
 mod flood;
 mod guard;
 mod healing;
+mod identity;
 mod interfaces;
 mod kernel_filter;
 mod kill_rounds;

@@ -13,7 +13,8 @@
 //! (what runs), [`packages`] (what runs and is never installed), [`netns`] (where it runs), [`disk`] (where it remembers,
 //! until the power is cut), [`broken_disk`] (where it cannot), [`probe`] (what a stranger sees), [`capture`] (what was on
 //! the wire), [`knocks`] (knocks no client would send), [`packets`] (packets no socket would), [`flood`] (more than anybody
-//! would send), [`gate`] and [`sshd`] (what is under test, and what it guards), [`home`] (whose it is that goes there), [`knockd`] (what was there before it),
+//! would send), [`gate`] and [`sshd`] (what is under test, and what it guards), [`home`] and [`ssh_agent`] (whose it is that goes
+//! there, and what keys he has), [`knockd`] (what was there before it),
 //! [`held`], [`debugger`] and [`orders`] (what a process holds, and what it can still do and send when somebody has taken
 //! it over).
 
@@ -38,5 +39,6 @@ pub mod probe;
 pub mod process;
 pub mod programs;
 pub mod seed;
+pub mod ssh_agent;
 pub mod sshd;
 pub mod wait;
