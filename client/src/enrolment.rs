@@ -32,7 +32,7 @@ pub(crate) fn profile(origin: &Origin<'_>, identity: Option<&Path>) -> Result<Op
     origin.line(text.strip_prefix(QR).unwrap_or(text)).map(Some)
 }
 
-/// The text in a file of age.
+/// The text in a file of age. It is wiped in the end; age's own copies of the key are not.
 fn decrypted(
     bytes: &[u8],
     origin: &Origin<'_>,

@@ -7,8 +7,8 @@
 //!  what    Profile    addresses   whom to    seal, send         │ opens
 //!  to do   (secret)      │        let in        ▲               │
 //!               ▲        │        clock      rounds             │
-//!               │        │        dates      again and again    │
-//!               │        │        each          ▼               │
+//!               │        │        identity   again and again    │
+//!               │        │        date, sign    ▼               │
 //!               │        │                    reply ◀~~~UDP~~~~─┤
 //!               │        │                    open, decide      │
 //!               │        └────▶ sequence ~~SYN, UDP~▶ knockd ~──┤
@@ -17,7 +17,8 @@
 //!               │                            (exact: from one port)
 //!               │                               │
 //!            command: import, gates             └──▶ splice ◀──▶ stdin, stdout
-//!                     ssh-config ──▶ ssh_config: what ssh reads
+//!               │     ssh-config ──▶ ssh_config: what ssh reads
+//!               └──▶ enrolment: what age or a QR code made of a profile
 //! ```
 //!
 //! It needs no privileges, and with a profile in the environment not even a home directory. Where a gate does not

@@ -235,13 +235,15 @@ impl<'a> Rounds<'a> {
         Ok(Some(heard))
     }
 
-    /// Knocks at once, and then again as at the beginning.
+    /// Knocks at once, and then again as at the beginning; not where somebody would have to touch a key once more.
     ///
     /// # Errors
-    /// [`Error::NoRandom`].
+    /// [`Error::NoRandom`]; [`Error::Signing`].
     pub(crate) fn again(&mut self) -> Result<(), Error> {
+        if self.turn.is_some() {
+            return Ok(());
+        }
         self.unanswered = 0;
-        self.turn = self.turn.map(|turn| turn.saturating_sub(1));
         self.round()
     }
 

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use postern_proto::{IdentityKey, Proof, Signature};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use ssh_agent_client_rs::{Client, Error as ClientError};
 use ssh_key::Algorithm;
 
@@ -86,10 +89,9 @@ impl Agent {
     }
 
     fn connect(&self, limit: Duration) -> Result<Patient, AgentError> {
-        match UnixStream::connect(&self.socket) {
-            Ok(stream) => Ok(Patient { stream, until: Instant::now() + limit }),
-            Err(source) => Err(AgentError::Dead { socket: self.socket.clone(), source }),
-        }
+        let until = Instant::now() + limit;
+        let stream = connected(&self.socket, limit).map_err(|error| self.failed(timed_out(error), limit))?;
+        Ok(Patient { stream, until })
     }
 
     fn failed(&self, error: io::Error, limit: Duration) -> AgentError {
@@ -99,6 +101,15 @@ impl Agent {
             _ => AgentError::Dead { socket: self.socket.clone(), source: error },
         }
     }
+}
+
+/// An agent that hangs does not even accept, once enough others wait: the kernel then has the next wait, as long as it may.
+fn connected(socket: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let stream = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    fcntl_setfd(&stream, FdFlags::CLOEXEC)?;
+    set_socket_timeout(&stream, Timeout::Send, Some(limit))?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    Ok(stream.into())
 }
 
 /// The agent's answer to the question for its keys.
@@ -213,6 +224,21 @@ mod tests {
         let silent = agent.sign(&key, b"bytes").unwrap_err().to_string();
         assert_eq!(silent, "no signature from the ssh-agent: the ssh-agent has not answered for 0.05 s");
         assert!(begin.elapsed() >= 2 * limit);
+    }
+
+    #[test]
+    fn an_agent_that_accepts_nobody_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent");
+        let listener = UnixListener::bind(&socket).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let limit = Duration::from_millis(50);
+        let agent = Agent::at(&socket, limit, limit);
+        // The first waits in the queue, and the next before it.
+        let waiting: Vec<_> = (0..2).map(|_| connected(&socket, limit)).collect();
+        assert!(waiting[0].is_ok() && waiting[1].is_err(), "{waiting:?}");
+        let silent = agent.holds(&[KEY.parse().unwrap()]).unwrap_err().to_string();
+        assert_eq!(silent, "the ssh-agent has not answered for 0.05 s");
     }
 
     #[test]
