@@ -5,13 +5,14 @@ mod import;
 mod security_key;
 
 use std::fs;
+use std::net::TcpListener;
 
 use postern_proto::IdentityKey;
 use serde_json::json;
 
 use crate::gate::{Arrived, Gate};
-use crate::home::{Home, run, run_with};
-use crate::ssh::{Agent, Terminal, keygen, tool};
+use crate::home::{Home, run, run_with, start};
+use crate::ssh::{Agent, Terminal, keygen, script, tool};
 
 /// A gate that does not answer, and the home of a client who has to sign with one of these.
 fn signed(home: Home, keys: &[&IdentityKey]) -> (Gate, Home) {
@@ -144,6 +145,30 @@ fn a_passphrase_is_asked_for_on_the_terminal_once() {
     agent.add_typing("correct horse", &[".ssh/id_ed25519"]).expect(0);
     run(&mut agent.postern(&[&KNOCK[..], &["-i", ".ssh/id_ed25519"]].concat())).expect(0);
     assert!(is_signed(&gate, &gate.knock(), &key));
+}
+
+/// Somebody takes longer to confirm than an answer may take.
+#[test]
+fn the_time_for_an_answer_begins_when_the_knock_has_left() {
+    let home = Home::new();
+    let key = keygen(&home, "key", "");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut gate = Gate::answering(&["127.0.0.1"], 1, port);
+    gate.profile.identities = vec![key];
+    run_with(&mut home.postern(&["import", "home", "-"]), &gate.profile.to_line()).expect(0);
+    let slow = script(&home, "slow", "sleep 2.5");
+    let agent = Agent::start(&home, slow.to_str().unwrap());
+    agent.add(&["-c", "key"]).expect(0);
+    for command in [&KNOCK[..], &["proxy", "home", &port.to_string()]] {
+        let client = start(&mut agent.postern(&[command, &["--timeout", "2"]].concat()));
+        gate.answer(&gate.knock(), gate.opened());
+        if command[0] == "proxy" {
+            drop(listener.accept().unwrap());
+        }
+        client.finish().expect(0);
+        gate.assert_no_more();
+    }
 }
 
 #[test]

@@ -114,9 +114,11 @@ fn sequences_outlive_the_profile_beside_them() {
 #[test]
 fn what_is_no_part_of_the_profile_stays() {
     let home = Home::with("one", &profile(22));
-    let home = Home::with_text(&format!("{}close-on-exit = true # keep\n", home.text()));
+    let beside = "close-on-exit = true # keep\nidentity-file = \"~/.ssh/id_work\"\n";
+    let home = Home::with_text(&format!("{}{beside}", home.text()));
     run_with(&mut home.postern(&["import", "one", "-", "--force"]), &profile(80).to_line()).expect(0);
     assert!(home.text().contains("close-on-exit = true"), "{}", home.text());
+    assert!(home.text().contains("identity-file = \"~/.ssh/id_work\""), "{}", home.text());
     assert!(home.text().contains("80/tcp"), "{}", home.text());
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -51,6 +50,15 @@ fn public(home: &Home, file: &str) -> IdentityKey {
     fs::read_to_string(home.path(&format!("{file}.pub"))).unwrap().parse().unwrap()
 }
 
+/// A program of one line, in the home.
+#[track_caller]
+pub(crate) fn script(home: &Home, name: &str, line: &str) -> PathBuf {
+    // Nothing runs while it is open for writing, and what is open here another test's child may have for a moment.
+    let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$2\" && chmod 700 \"$2\"";
+    tool(home, "sh", &["-c", write, "sh", line, name]).expect(0);
+    home.path(name)
+}
+
 /// A real ssh-agent.
 pub(crate) struct Agent<'a> {
     home: &'a Home,
@@ -94,9 +102,7 @@ impl<'a> Agent<'a> {
     /// ssh-add, where somebody types this whenever it asks: a passphrase, or what it is locked with.
     #[track_caller]
     pub(crate) fn add_typing(&self, typed: &str, args: &[&str]) -> Outcome {
-        let asker = self.home.path("asker");
-        fs::write(&asker, format!("#!/bin/sh\necho {typed}\n")).unwrap();
-        fs::set_permissions(&asker, fs::Permissions::from_mode(0o700)).unwrap();
+        let asker = script(self.home, "asker", &format!("echo {typed}"));
         let mut command = tool_at(self.home, "ssh-add", args);
         command.env("SSH_AUTH_SOCK", &self.socket).env("SSH_ASKPASS_REQUIRE", "force");
         run(command.env("SSH_ASKPASS", asker))
