@@ -191,7 +191,7 @@ impl Gate {
     ///
     /// # Errors
     /// [`Error::Refused`] when the gate said no; [`Error::InVain`] when it should have answered and did not;
-    /// [`Error`] when nothing could be sent.
+    /// [`Error::Signing`] when it wants a signature and there is none; [`Error`] when nothing could be sent.
     pub async fn knock(&self, services: &[ServiceName], options: &Options) -> Result<Option<Reply>, Error> {
         let services = self.wanted(services)?;
         let Options { window, from_port, .. } = *options;

@@ -88,8 +88,10 @@ mod ssh_config;
 
 mod file;
 
-// Beside the way: what only a diagnosis asks, and what only Linux tells.
+// Beside the way: what only a diagnosis asks, where people type passphrases, and what only Linux tells.
 mod ntp;
+
+mod terminal;
 
 mod system;
 

@@ -9,12 +9,12 @@ use postern_proto::{IdentityKey, Proof, Signature};
 use ring::signature::Ed25519KeyPair;
 use ssh_key::private::Ed25519Keypair;
 use ssh_key::{PrivateKey, PublicKey};
-use zeroize::Zeroizing;
 
 use super::error::{FileError, SigningError};
 use crate::config::{read_text, require_private};
 use crate::error::Error;
 use crate::report::say;
+use crate::terminal::Terminal;
 
 /// How often a passphrase may be wrong.
 const TRIES: usize = 3;
@@ -87,8 +87,12 @@ impl KeyFile {
             Halves::Private(key) if !key.is_encrypted() => return Ok(*key),
             Halves::Private(key) => key,
         };
+        let Ok(terminal) = Terminal::open() else { return Err(FileError::NoTerminal(path)) };
         for _ in 0..TRIES {
-            match key.decrypt(&*passphrase(&path)?) {
+            // Whoever does not want to say it is not asked again.
+            let prompt = format!("Enter passphrase for key '{}': ", path.display());
+            let Ok(passphrase) = terminal.ask(&prompt) else { break };
+            match key.decrypt(&*passphrase) {
                 Ok(key) => return Ok(key),
                 Err(_) => say("that is not the passphrase"),
             }
@@ -106,16 +110,6 @@ fn public_of(path: &Path) -> PathBuf {
 fn is_in_security_key(key: &PrivateKey) -> bool {
     let public = key.public_key().key_data();
     public.is_sk_ed25519() || public.is_sk_ecdsa_p256()
-}
-
-/// Asks on the terminal: stdin and stdout may be a connection's.
-fn passphrase(path: &Path) -> Result<Zeroizing<String>, FileError> {
-    if File::options().read(true).write(true).open("/dev/tty").is_err() {
-        return Err(FileError::NoTerminal(path.to_owned()));
-    }
-    let prompt = format!("Enter passphrase for key '{}': ", path.display());
-    let typed = rpassword::prompt_password(prompt).map_err(|_| FileError::Locked(path.to_owned()))?;
-    Ok(Zeroizing::new(typed))
 }
 
 impl Pair {

@@ -147,6 +147,25 @@ fn a_passphrase_is_asked_for_on_the_terminal_once() {
     assert!(is_signed(&gate, &gate.knock(), &key));
 }
 
+/// Also behind ssh, which would not notice.
+#[test]
+fn who_does_not_say_the_passphrase_gets_the_terminal_back() {
+    let home = Home::new();
+    let key = keygen(&home, "key", "correct horse");
+    let (gate, home) = signed(home, &[&key]);
+    // Ctrl-C, also after a few letters, and Ctrl-D.
+    for keys in ["\u{3}", "corr\u{3}", "\u{4}"] {
+        let mut terminal = Terminal::start(&home, "postern knock home ssh -i key; echo code $?; stty -a");
+        terminal.answer_with("Enter passphrase for key 'key': ", keys);
+        let (_, shown) = terminal.finish();
+        assert!(shown.contains("key was not unlocked") && shown.contains("code 3"), "{shown}");
+        for setting in [" echo ", " icanon ", "\nisig ", " icrnl ", "eol = <undef>"] {
+            assert!(shown.contains(setting), "{setting}: {shown}");
+        }
+    }
+    gate.assert_no_more();
+}
+
 /// Somebody takes longer to confirm than an answer may take.
 #[test]
 fn the_time_for_an_answer_begins_when_the_knock_has_left() {

@@ -167,6 +167,12 @@ impl Terminal {
     /// Types a line, once that has been shown since the last, and what is typed is not.
     #[track_caller]
     pub(crate) fn answer(&mut self, prompt: &str, line: &str) {
+        self.answer_with(prompt, &format!("{line}\n"));
+    }
+
+    /// The same with single keys.
+    #[track_caller]
+    pub(crate) fn answer_with(&mut self, prompt: &str, keys: &str) {
         let mut seen = String::new();
         let mut byte = [0];
         while !seen.ends_with(prompt) {
@@ -185,7 +191,7 @@ impl Terminal {
             assert!(Instant::now() < deadline, "what is typed is hidden");
             thread::sleep(Duration::from_millis(2));
         }
-        writeln!(self.keyboard, "{line}").unwrap();
+        self.keyboard.write_all(keys.as_bytes()).unwrap();
     }
 
     /// The exit code, and all that was shown.
