@@ -19,7 +19,7 @@ use crate::neighbours::at_once;
 use crate::world::World;
 
 /// A gate at which alice has to sign with this key.
-fn world(variant: Variant, key: &IdentityKey) -> Result<World> {
+pub(crate) fn world(variant: Variant, key: &IdentityKey) -> Result<World> {
     let mut world = World::running(Settings { variant, window_secs: 60, ..Settings::default() })?;
     world.alice.entry.identity = Some(key.clone());
     world.gate.write_clients(&[&world.alice])?;
@@ -47,7 +47,7 @@ fn knock(
     run(command, b"", LONG)
 }
 
-fn opens(world: &World, family: Family, agent: &SshAgent) -> Result<()> {
+pub(crate) fn opens(world: &World, family: Family, agent: &SshAgent) -> Result<()> {
     let door = world.gate.at(family, SSH);
     ensure!(probe(&world.home, door)? == Seen::Nothing, "shut before the knock");
     let knocked = knock(world, &world.home, &world.alice, family, agent, &[])?;

@@ -78,20 +78,6 @@ impl World {
         ensure!(seen == self.shut(), "before the knock, {to} shows {seen:?}");
         let knocked = Instant::now();
         self.gate.knock(host, &self.alice, family, &[])?;
-        self.sees_open(host, to, knocked)
-    }
-
-    /// The door is shut, this knock from home opens it.
-    pub(crate) fn opens_with(&self, knock: &Knock, family: Family) -> Result<Opened> {
-        let to = self.gate.at(family, SSH);
-        let seen = probe(&self.home, to)?;
-        ensure!(seen == self.shut(), "before the knock, {to} shows {seen:?}");
-        let knocked = Instant::now();
-        self.send(&self.home, family, knock)?;
-        self.sees_open(&self.home, to, knocked)
-    }
-
-    fn sees_open(&self, host: &Host, to: SocketAddr, knocked: Instant) -> Result<Opened> {
         wait_to_see(host, to, Seen::Open)
             .with_context(|| format!("a fresh knock opens; the log: {:#?}", self.gate.log()))?;
         Ok(self.opened(to, knocked))
