@@ -58,9 +58,11 @@ impl Mirror {
             return true;
         }
         self.try_to_follow(table, clients).unwrap_or_else(|error| {
-            warn!(
-                "junk is not refused in the kernel until a reload, its set of hints cannot be kept: {error}"
-            );
+            if error.raw_os_error() == Some(libc::E2BIG) {
+                warn!("many clients came with a reload, more than the kernel has room for: restart posternd to have junk refused there");
+            } else {
+                warn!("junk is not refused in the kernel until a reload, its set of hints cannot be kept: {error}");
+            }
             self.failed = true;
             // Where even this fails, the window ends with its epoch.
             let _ = self.maps.shut_window();

@@ -33,8 +33,8 @@ pub(crate) use mirror::Mirror;
 
 /// Beside the epochs of the tolerance: the next one, and one that is on its way out.
 const EPOCHS_BESIDE: u64 = 2;
-/// Clients that a reload may add to a handful.
-const SPARE_CLIENTS: usize = 64;
+/// Clients that reloads may add to a handful; a room that stays empty costs 16 bytes a hint.
+const SPARE_CLIENTS: usize = 4_096;
 
 /// Maps that were made, for filters that were attached.
 pub(crate) struct KernelFilter(Maps);
@@ -55,7 +55,9 @@ impl KernelFilter {
         let epochs = tolerance.epochs(WallTime::from_secs(u64::from(u32::MAX)));
         let epochs = epochs.end().number() - epochs.start().number() + 1 + EPOCHS_BESIDE + 1;
         let epochs = usize::try_from(epochs).map_err(io::Error::other)?;
-        let maps = Maps::create((clients + SPARE_CLIENTS).saturating_mul(epochs))?;
+        // All of them may be rotated at once: each has two secrets then.
+        let clients = clients.saturating_mul(2).saturating_add(SPARE_CLIENTS);
+        let maps = Maps::create(clients.saturating_mul(epochs))?;
         for capture in captures {
             let program = program::program(capture.link(), sought, keys, &maps);
             Filter::load(&program)?.attach(capture.as_raw_fd())?;
