@@ -39,7 +39,7 @@ pub use replay::{Memory, Purge, Record, ReplayKey};
 
 use super::sequences::Completion;
 use super::store::Receipt;
-use quota::{LeaseKey, Leases};
+use quota::{LeaseKey, Leases, Patience};
 
 /// How many clients' hints are computed ahead in one slice, at least.
 const HINT_SLICE: usize = 2_000;
@@ -55,6 +55,7 @@ pub struct Gate {
     hints: HintTable,
     memory: Memory,
     leases: Leases,
+    patience: Patience,
     /// Whether clients are answered.
     answers: bool,
 }
@@ -166,7 +167,8 @@ impl Gate {
         answers: bool,
     ) -> Self {
         let hints = HintTable::new(tolerance, now, &clients);
-        Self { keys, tolerance, services, clients, hints, memory, leases: Leases::default(), answers }
+        let (leases, patience) = (Leases::default(), Patience::default());
+        Self { keys, tolerance, services, clients, hints, memory, leases, patience, answers }
     }
 
     /// Takes over other services and clients, with a table of their hints for this gate's tolerance; what is remembered stays.
@@ -174,6 +176,8 @@ impl Gate {
         self.hints = hints;
         self.services = services;
         self.clients = clients;
+        // Of clients that are gone nothing is kept.
+        self.patience = Patience::default();
     }
 
     /// Decides on a datagram that came this way.
@@ -268,11 +272,15 @@ impl Gate {
             return Verdict::Refused(refused(Refusal::Busy));
         }
         let proven = permitted.and_then(|permitted| {
-            self.prove(client, hint, &fresh)?;
+            self.prove(now.boot, client, hint, &fresh)?;
             Ok(permitted)
         });
-        let is_unproven = matches!(proven, Err(Refusal::Unsigned | Refusal::BadSignature));
-        if is_unproven && !self.memory.has_room_for_unproven(id) {
+        let is_busy = match proven {
+            Err(Refusal::Unsigned | Refusal::BadSignature) => !self.memory.has_room_for_unproven(id),
+            Err(reason) => reason == Refusal::Busy,
+            Ok(_) => false,
+        };
+        if is_busy {
             return Verdict::Refused(refused(Refusal::Busy));
         }
         let outcome = match proven {
@@ -356,11 +364,17 @@ impl Gate {
     }
 
     /// Step 10: signed by a key that the client has, where it must be. All that is cheaper comes before.
-    fn prove(&self, client: usize, hint: Hint, knock: &Fresh) -> Result<(), Refusal> {
+    fn prove(&mut self, now: BootTime, client: usize, hint: Hint, knock: &Fresh) -> Result<(), Refusal> {
         let client = &self.clients[client];
         let Some(keys) = client.identities() else { return Ok(()) };
-        let is_proven = knock.0.is_signed_by(keys, self.keys.id(), client.id, hint);
-        if is_proven { Ok(()) } else { Err(Refusal::BadSignature) }
+        if !self.patience.lasts(client.id, now) {
+            return Err(Refusal::Busy);
+        }
+        if knock.0.is_signed_by(keys, self.keys.id(), client.id, hint) {
+            return Ok(());
+        }
+        self.patience.wear(client.id, now);
+        Err(Refusal::BadSignature)
     }
 
     /// Counts leases for which there is room.

@@ -1,14 +1,42 @@
 //! How many leases may live at a time, of one client and of the gate: a client's own mistakes must not fill the
-//! firewall either (SPEC 5, step 9). The warden counts again; this count keeps a refused knock from being written.
+//! firewall either (SPEC 5, step 9). The warden counts again; this count keeps a refused knock from being written. And how many bad
+//! signatures of a client are looked at.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use postern_proto::{ClientId, ServiceName};
 
 use crate::clock::BootTime;
 use crate::order::LIVE_LEASES;
+
+/// So many bad signatures of one client are looked at, all at once or over time, and then one more after each interval. To check
+/// one costs what a hundred other refusals do: who has a client's secret alone must not keep the gate from the others.
+const BAD_SIGNATURES: u32 = 256;
+const BAD_SIGNATURE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What is left of the gate's patience with each client.
+#[derive(Default)]
+pub(super) struct Patience {
+    /// When it is whole again; whoever is not in here has all of it.
+    whole: HashMap<ClientId, BootTime>,
+}
+
+impl Patience {
+    /// Whether one more signature of this client is looked at.
+    pub(super) fn lasts(&self, client: ClientId, now: BootTime) -> bool {
+        let most = BAD_SIGNATURE_INTERVAL * (BAD_SIGNATURES - 1);
+        self.whole.get(&client).is_none_or(|whole| whole.since(now) <= most)
+    }
+
+    /// It was bad.
+    pub(super) fn wear(&mut self, client: ClientId, now: BootTime) {
+        let whole = self.whole.entry(client).or_insert(now);
+        *whole = (*whole).max(now).after(BAD_SIGNATURE_INTERVAL);
+    }
+}
 
 /// What makes two grants one lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -105,6 +105,26 @@ fn a_thief_of_the_secret_cannot_fill_the_room_of_who_can_sign() {
     assert!(matches!(world.knock(&good), Ok(Outcome::Open(_))));
 }
 
+/// To check a signature is dear: who has a secret alone has so many looked at, and keeps nobody else from the gate.
+#[test]
+fn bad_signatures_wear_the_patience_with_their_client_alone() {
+    let mut world = world(Ok(7), "");
+    let bad = |world: &mut World| {
+        let (knock, _) = world.signed(8);
+        world.knock(&knock).err()
+    };
+    for number in 0..260 {
+        let expected = if number < 256 { Refusal::BadSignature } else { Refusal::Busy };
+        assert_eq!(bad(&mut world), Some(expected), "{number}");
+    }
+    let (good, _) = world.signed(7);
+    assert_eq!(world.knock(&good), Err(Refusal::Busy));
+    world.pass(Duration::from_millis(20));
+    assert!(matches!(world.knock(&good), Ok(Outcome::Open(_))), "what is busy may come again");
+    assert_eq!(bad(&mut world), Some(Refusal::BadSignature));
+    assert_eq!(bad(&mut world), Some(Refusal::Busy));
+}
+
 #[test]
 fn both_secrets_are_good_until_the_previous_one_ends() {
     let mut world = World::new("");
