@@ -7,6 +7,7 @@
 //!  client                                              gate
 //!  payload ──▶ knock::seal ──▶ 256 bytes ~~~~▶ Datagram ──unveil──▶ HintTable ──▶ knock::open ──▶ Authentic
 //!              (keys, nonce)                   (datagram)           (hints)       (keys, payload)
+//!  identity::to_sign ──▶ proof ~~~~~~~~~~~ in the payload ~~~~~~~~~~~~~~~~~~~~~~~~~▶ Authentic::is_signed_by
 //!  answer::open ◀── 256 bytes ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~ answer::seal, once it is recorded
 //! ```
 //!

@@ -2,8 +2,8 @@
 //! no clock: what it sees and when comes in, a verdict goes out.
 //!
 //! ```text
-//! Datagram ──hint──▶ candidates ──new · seal──▶ Authentic ──▶ Fresh ──policy · quota──▶ Unrecorded ──▶ Outcome
-//!          (hints)              (replay, proto)                (policy, quota)         (the store's receipt)
+//! Datagram ──hint──▶ candidates ──new · seal──▶ Authentic ──▶ Fresh ──policy · quota · proof──▶ Unrecorded ──▶ Outcome
+//!          (hints)              (replay, proto)                (policy, quota, proto)          (the store's receipt)
 //! ```
 //! A sequence of ports that somebody has been through comes in behind the seal (`Gate::complete`).
 //!
