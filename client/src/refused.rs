@@ -33,7 +33,7 @@ impl Refused {
             Refusal::ServiceNotAllowed => "name only those it may have, or ask the gate's administrator",
             Refusal::WindowTooLong => "ask for less with --window, or leave it out",
             Refusal::Unsigned => {
-                "import the new profile from the gate's administrator, or name the key's file with --identity FILE"
+                "import the new profile from the gate's administrator, or name the file of the key, either half, with --identity FILE"
             }
             Refusal::BadSignature => {
                 "the gate knows another key: name its file with --identity FILE, or ask the gate's administrator for a new profile"

@@ -42,7 +42,16 @@ pub(super) async fn run(cli: &Cli, args: &DoctorArgs) -> Result<Report, Error> {
         Which::Named(name) => name.to_string(),
         Which::AtHand => "-".to_owned(),
     };
-    examine(cli, args, &mut findings).await?;
+    match examine(cli, args, &mut findings).await {
+        Err(Error::Signing(error)) => {
+            findings.fault(
+                "identity",
+                error,
+                "without a signature the gate refuses whatever this client asks",
+            );
+        }
+        examined => examined?,
+    }
     Ok(Report::Doctor(findings.report(name)))
 }
 

@@ -24,7 +24,8 @@ pub enum SigningError {
     },
     /// The file that was named is that of another key.
     #[error(
-        "{}: this is {is}, and the gate knows {wanted}: name the file of that key, or have the gate's administrator register this one",
+        "{}: this is {is}, and the profile names {wanted}: name the file of that key; or, where the gate knows this one by now, give it \
+         to `identities` in the configuration",
         .path.display()
     )]
     NotAmong {
@@ -91,7 +92,7 @@ pub enum AgentError {
     #[error("the ssh-agent has {0}, and not this one")]
     Others(String),
     /// It does not answer.
-    #[error("the ssh-agent has not answered for {} s", .0.as_secs_f32())]
+    #[error("the ssh-agent has not answered for {} s; see whether it waits for somebody, or end it", .0.as_secs_f32())]
     Silent(Duration),
     /// It answers with something else.
     #[error("the ssh-agent answers what no agent does ({0})")]
@@ -123,7 +124,7 @@ pub enum FileError {
     #[error("{} is the public half alone", .0.display())]
     Public(PathBuf),
     /// The private half is in a security key.
-    #[error("{path} is of a security key, which is used through an ssh-agent alone (ssh-add {path})", path = .0.display())]
+    #[error("{path} belongs to a security key, which is used through an ssh-agent alone (ssh-add {path})", path = .0.display())]
     SecurityKey(PathBuf),
     /// Nobody is there to give the passphrase.
     #[error("{} has a passphrase, and no terminal is there to ask for it", .0.display())]

@@ -91,7 +91,7 @@ pub(crate) struct Signing {
 /// What profiles say of where the gate is.
 #[derive(Args)]
 pub(crate) struct Addresses {
-    /// A name or address of this host for the profile, instead of those in the configuration; repeat for several
+    /// A name or address of this host for this profile, instead of those in the configuration; repeat for several
     #[arg(long, value_name = "HOST")]
     pub(crate) address: Vec<Host>,
 }
@@ -127,6 +127,9 @@ pub(crate) struct Rotation {
     /// How long the old secret is good beside the new one, at most a year; 0s ends it now
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = grace)]
     pub(crate) grace: Duration,
+    /// The profile of the last rotation was lost: replace its secret, and leave the one before as it is
+    #[arg(long, conflicts_with = "grace")]
+    pub(crate) again: bool,
     #[command(flatten)]
     pub(crate) addresses: Addresses,
     #[command(flatten)]

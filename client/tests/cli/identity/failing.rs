@@ -130,7 +130,7 @@ fn a_file_that_does_not_fit_says_why() {
     fs::copy(home.path(".ssh/id_ed25519"), home.path("open")).unwrap();
     fs::set_permissions(home.path("open"), fs::Permissions::from_mode(0o644)).unwrap();
     let names_both =
-        format!("other: this is {}, and the gate knows {}", other.fingerprint(), key.fingerprint());
+        format!("other: this is {}, and the profile names {}", other.fingerprint(), key.fingerprint());
     for (file, says) in [
         ("other", names_both.as_str()),
         ("other.pub", &names_both.replace("other:", "other.pub:")),

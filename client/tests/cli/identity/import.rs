@@ -74,7 +74,7 @@ fn what_cannot_be_decrypted_says_why() {
     fs::write(home.path("changed.age"), text.replacen("YWdl", "YWdm", 1)).unwrap();
     for (file, more, says) in [
         ("profile.age", &[][..], "profile.age: encrypted to another key than that in "),
-        ("profile.age", &["-i", "sk"], "sk is of a security key"),
+        ("profile.age", &["-i", "sk"], "sk belongs to a security key"),
         (
             "profile.age",
             &["-i", "other.pub"],

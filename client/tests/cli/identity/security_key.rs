@@ -28,7 +28,7 @@ fn a_security_key_signs_through_the_agent() {
     for file in [&[][..], &["-i", "sk"], &["-i", "sk.pub"]] {
         let knocked = run(&mut agent.postern(&[&KNOCK[..], file].concat())).expect(0);
         assert!(is_signed(&gate, &gate.knock(), &key));
-        let said = format!("confirm, and touch your security key: {}", key.fingerprint());
+        let said = format!("touch your security key: {}", key.fingerprint());
         assert!(knocked.stderr.contains(&said), "{}", knocked.stderr);
     }
     let quiet = run(&mut agent.postern(&[&KNOCK[..], &["--quiet"]].concat())).expect(0);
@@ -43,7 +43,8 @@ fn a_security_key_signs_through_the_agent() {
     drop(agent);
     let refused = run(&mut home.postern(&[&KNOCK[..], &["-i", "sk"]].concat())).expect(3).stderr;
     assert!(
-        refused.contains("sk is of a security key, which is used through an ssh-agent alone (ssh-add sk)"),
+        refused
+            .contains("sk belongs to a security key, which is used through an ssh-agent alone (ssh-add sk)"),
         "{refused}"
     );
     gate.assert_no_more();

@@ -47,7 +47,7 @@ impl<'a> Delivery<'a> {
             (Some(path), ..) => format!("its profile is in {}", path.display()),
             (_, true, _) => "the picture above holds its secret and is not shown again".to_owned(),
             (_, _, true) => "the line above holds its secret and is not shown again".to_owned(),
-            (_, _, false) => "the text above holds its secret, for its key alone to read".to_owned(),
+            (_, _, false) => "the text above holds its secret, for whom it is encrypted to".to_owned(),
         };
         Ok(HandedOver { file: self.out, said })
     }

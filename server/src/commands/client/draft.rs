@@ -17,6 +17,7 @@ use crate::config::Config;
 pub(super) struct Draft {
     pub(super) name: ClientName,
     pub(super) services: Vec<ServiceName>,
+    #[serde(alias = "ssh-key")]
     pub(super) identity: Option<IdentityKey>,
     pub(super) authorized_keys: Option<PathBuf>,
     pub(super) max_window: Option<Window>,

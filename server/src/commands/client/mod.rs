@@ -71,8 +71,10 @@ pub(crate) fn run(path: &Path, command: &ClientCommand) -> anyhow::Result<()> {
 
 /// Has a running gate take it up.
 fn tell_gate(config: &Config, what: &str) -> anyhow::Result<()> {
-    let told = reload_if_running(&config.admin.socket)
-        .with_context(|| format!("{what} in {}, but the running gate was not told", config.keys.display()))?;
+    let told = reload_if_running(&config.admin.socket).with_context(|| {
+        let keys = config.keys.display();
+        format!("{what}. So it stands in {keys}; but the running gate goes on as before. Mend this, then `posternd reload`")
+    })?;
     eprintln!(
         "{what}; {}",
         if told { "the gate knows" } else { "no gate runs: it will know when it starts" }

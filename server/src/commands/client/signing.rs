@@ -7,7 +7,8 @@ use postern_proto::identity::IdentityError;
 
 use super::{LONGEST_FILE, given, read_given};
 use crate::cli::client::Signing;
-use crate::config::{ConfigError, Exposure, read_safe};
+use crate::config::ConfigError;
+use crate::config::authorized::{AuthorizedFile, read_file};
 
 /// What a command line says of them.
 ///
@@ -51,7 +52,7 @@ fn only_key(text: &str) -> Result<IdentityKey, String> {
     }
 }
 
-/// The keys of which one has to sign; none where the client need not.
+/// The keys of which one has to sign; none where the client need not. What is left out of a file is said.
 ///
 /// # Errors
 /// [`ConfigError`] when the file cannot be read, others may change it, or none of its keys can sign.
@@ -60,15 +61,9 @@ pub(super) fn keys(
     authorized: Option<&Path>,
 ) -> Result<Vec<IdentityKey>, ConfigError> {
     let Some(path) = authorized else { return Ok(identity.into_iter().cloned().collect()) };
-    let unfit = |problem: &str| ConfigError::Unfit { path: path.to_owned(), problem: problem.to_owned() };
-    if !path.is_absolute() {
-        return Err(unfit("write the whole path, from / on"));
-    }
-    let (keys, _) = IdentityKey::authorized(&read_safe(path, Exposure::NotWritable)?);
-    if keys.is_empty() {
-        return Err(unfit(
-            "has no key that can sign: only Ed25519 keys do, also in security keys, without options that limit them",
-        ));
+    let AuthorizedFile { keys, remark } = read_file(path)?;
+    if let Some(remark) = remark {
+        eprintln!("warning: {remark}");
     }
     Ok(keys)
 }
@@ -78,6 +73,7 @@ pub(super) fn names(keys: &[IdentityKey]) -> String {
     let named = |key: &IdentityKey| key.fingerprint();
     match keys {
         [] => String::new(),
+        [_, _, _, ..] => format!(", signs with one of {} keys", keys.len()),
         keys => format!(", signs with {}", keys.iter().map(named).collect::<Vec<_>>().join(" or ")),
     }
 }
