@@ -25,6 +25,35 @@ pub const MAX_IDENTITIES: usize = 16;
 const MAX_APPLICATION: usize = 64;
 /// Most bytes of a key's comment.
 const MAX_COMMENT: usize = 256;
+/// Options of sshd that say what somebody may do once he is in, and nothing of who comes in (sshd(8)).
+const SESSION_OPTIONS: [&str; 17] = [
+    "agent-forwarding",
+    "command",
+    "environment",
+    "no-agent-forwarding",
+    "no-port-forwarding",
+    "no-pty",
+    "no-touch-required",
+    "no-user-rc",
+    "no-X11-forwarding",
+    "permitlisten",
+    "permitopen",
+    "port-forwarding",
+    "pty",
+    "restrict",
+    "tunnel",
+    "user-rc",
+    "X11-forwarding",
+];
+/// The points of small order in their canonical encodings, without the sign: with these for a key, anybody signs. (Two more
+/// encodings of the first two are not canonical.)
+const SMALL_ORDER: [[u8; 32]; 5] = [
+    encoded(b"0000000000000000000000000000000000000000000000000000000000000000"),
+    encoded(b"0100000000000000000000000000000000000000000000000000000000000000"),
+    encoded(b"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+    encoded(b"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+    encoded(b"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+];
 /// The bit of a security key's flags that says that somebody touched it.
 const USER_PRESENT: u8 = 0x01;
 
@@ -62,6 +91,9 @@ pub enum IdentityError {
         "only ssh-ed25519 and sk-ssh-ed25519@openssh.com keys can sign knocks: make one with ssh-keygen -t ed25519"
     )]
     OtherKind,
+    /// Whoever likes signs with it.
+    #[error("this is no key that ssh-keygen makes: anybody can sign with it")]
+    Weak,
     /// What stands beside the key is too long, or does not print.
     #[error("the key's comment or application is too long or does not print")]
     Unprintable,
@@ -112,15 +144,13 @@ impl IdentityKey {
     }
 
     /// The keys of an `authorized_keys` file that can sign knocks, and how many of its lines were left out: keys of another
-    /// kind, those beyond [`MAX_IDENTITIES`], and those whose options limit more than a session (`cert-authority`, `from`,
-    /// `expiry-time`, `verify-required`), for a gate does not check these.
+    /// kind, those beyond [`MAX_IDENTITIES`], and those with an option that is not about the session behind the login
+    /// (`cert-authority`, `from`, `expiry-time`, `verify-required`, and whatever is none), for a gate does not check these.
     #[must_use]
     pub fn authorized(text: &str) -> (Vec<Self>, usize) {
         let limits = |option: &str| {
             let name = option.split('=').next().unwrap_or_default();
-            ["cert-authority", "from", "expiry-time", "verify-required"]
-                .iter()
-                .any(|limit| name.eq_ignore_ascii_case(limit))
+            !SESSION_OPTIONS.iter().any(|known| name.eq_ignore_ascii_case(known))
         };
         let (mut keys, mut left_out) = (Vec::new(), 0);
         for entry in AuthorizedKeys::new(text) {
@@ -136,6 +166,34 @@ impl IdentityKey {
         }
         (keys, left_out)
     }
+}
+
+/// Whether a key is of small order, or is not written as it has to be (RFC 8032, 5.1.3).
+fn is_weak(key: &[u8; 32]) -> bool {
+    let mut unsigned = *key;
+    unsigned[31] &= 0x7f;
+    let [first, middle @ .., last] = &unsigned;
+    let is_canonical = *first < 0xed || *last < 0x7f || middle.iter().any(|&byte| byte < 0xff);
+    !is_canonical || SMALL_ORDER.contains(&unsigned)
+}
+
+/// What moves the cursor, or turns what is shown around.
+fn is_unprintable(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Bytes from their hexadecimal digits, where these are a constant.
+const fn encoded(digits: &[u8; 64]) -> [u8; 32] {
+    const fn value(digit: u8) -> u8 {
+        if digit <= b'9' { digit - b'0' } else { digit - b'a' + 10 }
+    }
+    let (mut bytes, mut at) = ([0; 32], 0);
+    while at < 32 {
+        bytes[at] = value(digits[2 * at]) << 4 | value(digits[2 * at + 1]);
+        at += 1;
+    }
+    bytes
 }
 
 fn is_signed(key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
@@ -169,14 +227,18 @@ impl TryFrom<&PublicKey> for IdentityKey {
             }
             _ => return Err(IdentityError::OtherKind),
         };
-        Self { key, comment: public.comment().to_owned() }.printable()
+        Self { key, comment: public.comment().to_owned() }.checked()
     }
 }
 
 impl IdentityKey {
-    /// Others read these texts on their terminals.
-    fn printable(self) -> Result<Self, IdentityError> {
-        let prints = |text: &str, most| text.len() <= most && !text.chars().any(char::is_control);
+    /// Nobody but its owner signs with it, and others can read its texts on their terminals.
+    fn checked(self) -> Result<Self, IdentityError> {
+        let (Key::Ed25519(key) | Key::SkEd25519 { key, .. }) = &self.key;
+        if is_weak(key) {
+            return Err(IdentityError::Weak);
+        }
+        let prints = |text: &str, most| text.len() <= most && !text.chars().any(is_unprintable);
         let application_prints = match &self.key {
             Key::Ed25519(_) => true,
             Key::SkEd25519 { application, .. } => prints(application, MAX_APPLICATION),
@@ -240,7 +302,7 @@ impl<'de> Deserialize<'de> for IdentityKey {
             String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
         } else {
             let key = Key::deserialize(deserializer)?;
-            Self { key, comment: String::new() }.printable().map_err(de::Error::custom)
+            Self { key, comment: String::new() }.checked().map_err(de::Error::custom)
         }
     }
 }
@@ -277,9 +339,35 @@ mod tests {
             ("-----BEGIN OPENSSH PRIVATE KEY-----", Private),
             (&LINE.replace("alice", "\u{1b}[2J"), Unprintable),
             (&LINE.replace("alice", &"a".repeat(300)), Unprintable),
+            (&LINE.replace("alice", "\u{202e}ecila"), Unprintable),
         ] {
             assert_eq!(text.parse::<IdentityKey>().err(), Some(error), "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_with_which_anybody_signs_is_none() {
+        let key = |bytes: [u8; 32]| {
+            postcard::from_bytes::<IdentityKey>(&[&[0][..], &bytes].concat()).is_err()
+                && PublicKey::from(Ed25519PublicKey(bytes)).to_openssh().unwrap().parse::<IdentityKey>()
+                    == Err(IdentityError::Weak)
+        };
+        let mut weak = SMALL_ORDER.to_vec();
+        // p and what is above it: other ways to write 0, 1, ...
+        weak.extend([0xed, 0xee, 0xff].map(|first| {
+            let mut bytes = [0xff; 32];
+            (bytes[0], bytes[31]) = (first, 0x7f);
+            bytes
+        }));
+        for mut bytes in weak {
+            assert!(key(bytes), "{bytes:x?}");
+            bytes[31] |= 0x80;
+            assert!(key(bytes), "{bytes:x?}");
+        }
+        // The largest that is written as it has to be, but for p - 1.
+        let mut bytes = [0xff; 32];
+        (bytes[0], bytes[31]) = (0xeb, 0x7f);
+        assert!(!is_weak(&bytes));
     }
 
     #[test]
@@ -288,10 +376,11 @@ mod tests {
         let other = bare.replace("XFSqti", "XFSqtj");
         let text = format!(
             "# of alice\n\n{LINE}\n{bare} again\nrestrict,no-pty {other} phone\nfrom=\"192.0.2.1\" {other} x\n\
-             cert-authority {other} ca x\nssh-rsa AAAA a@b\nnonsense\n"
+             cert-authority {other} ca x\nssh-rsa AAAA a@b\nnonsense\nform=\"192.0.2.1\" {other} x\n\
+             alice:x:1000: {other} x\nno-PTY,command=\"ls\" {bare} x\n"
         );
         let (keys, left_out) = IdentityKey::authorized(&text);
         assert_eq!(keys, [LINE.parse().unwrap(), other.parse::<IdentityKey>().unwrap()]);
-        assert_eq!(left_out, 4);
+        assert_eq!(left_out, 6);
     }
 }

@@ -171,12 +171,15 @@ pub struct Tolerance(Duration);
 pub struct ToleranceError;
 
 impl Tolerance {
+    /// The longest there is.
+    pub const LONGEST: Duration = Duration::from_mins(10);
+
     /// A tolerance within its bounds.
     ///
     /// # Errors
     /// [`ToleranceError`] below 1 s and above 10 min.
     pub fn new(tolerance: Duration) -> Result<Self, ToleranceError> {
-        let bounds = Duration::from_secs(1)..=Duration::from_mins(10);
+        let bounds = Duration::from_secs(1)..=Self::LONGEST;
         if bounds.contains(&tolerance) { Ok(Self(tolerance)) } else { Err(ToleranceError) }
     }
 

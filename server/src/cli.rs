@@ -207,6 +207,23 @@ pub(crate) enum StateCommand {
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
+/// A text that others may have had a hand in, such as a table's, as it can be shown on a terminal.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let escaped = |char: char| {
+        let is_plain = !char.is_control() || matches!(char, '\n' | '\t');
+        if is_plain { Ok(char) } else { Err(char.escape_default()) }
+    };
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars().map(escaped) {
+        match char {
+            Ok(char) => shown.push(char),
+            Err(escape) => shown.extend(escape),
+        }
+    }
+    shown
+}
+
 /// The exit code of a failure: 2 for options that do not go together, 3 for a file that the administrator has to mend,
 /// else 1.
 #[must_use]

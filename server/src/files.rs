@@ -5,8 +5,11 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 /// Makes a folder of mode 0700, and those above it that are missing, all durable. One that is there stays as it is.
@@ -35,6 +38,10 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// How long a folder that another one has is waited for, and from one look to the next.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// A folder that is ours to write in until this is dropped; others who ask wait.
 pub(crate) struct FolderLock {
     folder: PathBuf,
@@ -43,11 +50,24 @@ pub(crate) struct FolderLock {
 
 impl FolderLock {
     /// Locks the folder that a file is in.
+    ///
+    /// # Errors
+    /// When there is no such folder, or another one keeps it for long: that may wait for whoever reads what it prints.
     pub(crate) fn around(path: &Path) -> io::Result<Self> {
         let folder = parent(path).to_owned();
         let handle = File::open(&folder)?;
-        flock(&handle, FlockOperation::LockExclusive)?;
-        Ok(Self { folder, handle })
+        let begun = Instant::now();
+        loop {
+            match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { folder, handle }),
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < PATIENCE => sleep(PAUSE),
+                Err(Errno::WOULDBLOCK) => {
+                    let busy = "another posternd command has been at work there for 10 s: see whether it waits for something, or end it";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, busy));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Puts a file with mode 0600 in place of the old one, whole or not at all; durable when it returns.

@@ -37,7 +37,7 @@ mod supervisor;
 mod system;
 mod warden;
 
-pub use cli::{Cli, exit_code};
+pub use cli::{Cli, exit_code, printable};
 pub use clock::{BootTime, Now};
 
 use cli::{Command, NoCommand};

@@ -5,13 +5,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use postern_server::{Cli, exit_code, run};
+use postern_server::{Cli, exit_code, printable, run};
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("posternd: {error:#}");
+            eprintln!("posternd: {}", printable(&format!("{error:#}")));
             exit_code(&error)
         }
     }

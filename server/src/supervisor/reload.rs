@@ -48,8 +48,9 @@ impl Supervisor {
         };
         let old = (replace(&mut self.config, config), replace(&mut self.identity, identity));
         let result = self.take_over(keeps).await;
-        self.uses.expect(&self.config.clients);
-        if result.is_err() {
+        if result.is_ok() {
+            self.uses.expect(&self.config.clients);
+        } else {
             // Who lives on did not take the new settings. Who had to make room comes back by the old ones.
             (self.config, self.identity) = old;
             self.warden.due_if_vacant();

@@ -97,9 +97,19 @@ impl<'a> LockedKeys<'a> {
     }
 
     /// Makes it what the file says.
+    ///
+    /// # Errors
+    /// When it cannot be written: then it is what it was.
     pub(super) fn replace(&self, checked: Checked) -> anyhow::Result<()> {
         let Checked { text, .. } = checked;
-        self.lock.replace(self.path, &text).with_context(|| format!("cannot write {}", self.path.display()))
+        let Err(error) = self.lock.replace(self.path, &text) else { return Ok(()) };
+        let path = self.path.display();
+        // It may have its new name, and the folder could not be made durable: then what it says is in force.
+        if read_safe(self.path, Exposure::NotReadable).is_ok_and(|there| *there == *text) {
+            eprintln!("warning: {path} is changed, and the disk may lose that again with the power: {error}");
+            return Ok(());
+        }
+        Err(error).with_context(|| format!("cannot write {path}"))
     }
 }
 

@@ -10,6 +10,7 @@ use postern_proto::keyfile::ClientEntry;
 use postern_proto::{ClientId, ClientName, IdentityKey, ServiceName, WallTime, Window};
 use serde::Serialize;
 
+use crate::cli::printable;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::last_use::{self, LastUse};
@@ -70,7 +71,10 @@ impl List<'_> {
         let mut words = vec![services.join(",")];
         words.extend(client.identity.as_ref().map(|key| format!("identity={}", key.fingerprint())));
         words.extend(
-            client.authorized_keys.as_ref().map(|path| format!("authorized-keys={}", path.display())),
+            client
+                .authorized_keys
+                .as_ref()
+                .map(|path| format!("authorized-keys={}", printable(&path.display().to_string()))),
         );
         words.extend(self.rotating_until(client).map(|date| format!("rotating-until={date}")));
         words.extend(client.max_window.map(|window| format!("max-window={window}")));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use postern_proto::keyfile::ClientEntry;
 use postern_proto::{
     AnswerKey, ClientId, ClientKeys, ClientName, ClientSecret, Epoch, GateId, HintKey, Hinted, IdentityKey,
-    SealKey, WallTime,
+    SealKey, Tolerance, WallTime,
 };
 
 use super::policy::Policy;
@@ -89,6 +89,8 @@ impl Client {
 
 impl Hinted for Client {
     fn hint_key(&self, epoch: Epoch) -> Option<&HintKey> {
-        (self.is_current(epoch.start()) && self.policy.may_knock_in(epoch)).then_some(&self.keys.hint)
+        // By the gate's clock it is good for as long as said: the client's own may be ahead.
+        let ends = self.until.is_some_and(|until| until.after(Tolerance::LONGEST) <= epoch.start());
+        (!ends && self.policy.may_knock_in(epoch)).then_some(&self.keys.hint)
     }
 }

@@ -373,7 +373,7 @@ impl Gate {
         if knock.0.is_signed_by(keys, self.keys.id(), client.id, hint) {
             return Ok(());
         }
-        self.patience.wear(client.id, now);
+        self.patience.wear(client.id, keys.len(), now);
         Err(Refusal::BadSignature)
     }
 

@@ -12,8 +12,8 @@ use postern_proto::{ClientId, ServiceName};
 use crate::clock::BootTime;
 use crate::order::LIVE_LEASES;
 
-/// So many bad signatures of one client are looked at, all at once or over time, and then one more after each interval. To check
-/// one costs what a hundred other refusals do: who has a client's secret alone must not keep the gate from the others.
+/// So many bad signatures of one client are looked at, all at once or over time, and then one more after each interval; for a
+/// client with several keys, as many fewer. To check one costs what a hundred other refusals do: who has a client's secret alone must not keep the gate from the others.
 const BAD_SIGNATURES: u32 = 256;
 const BAD_SIGNATURE_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -31,10 +31,11 @@ impl Patience {
         self.whole.get(&client).is_none_or(|whole| whole.since(now) <= most)
     }
 
-    /// It was bad.
-    pub(super) fn wear(&mut self, client: ClientId, now: BootTime) {
+    /// It was bad by each of so many keys.
+    pub(super) fn wear(&mut self, client: ClientId, keys: usize, now: BootTime) {
+        let keys = u32::try_from(keys).unwrap_or(u32::MAX).clamp(1, BAD_SIGNATURES);
         let whole = self.whole.entry(client).or_insert(now);
-        *whole = (*whole).max(now).after(BAD_SIGNATURE_INTERVAL);
+        *whole = (*whole).max(now).after(BAD_SIGNATURE_INTERVAL * keys);
     }
 }
 

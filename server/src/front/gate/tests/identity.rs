@@ -134,7 +134,10 @@ fn both_secrets_are_good_until_the_previous_one_ends() {
     let clients = Client::all(&gate_id(), &[entry(1, &line)], &Authorized::new());
     world.reload(clients);
     let by_previous = |world: &mut World| {
+        // By a clock that is ahead, as far as it may be.
         let (payload, nonce) = (world.payload(), world.nonce());
+        let at = payload.at.after(Tolerance::default().duration());
+        let payload = Payload { at, ..payload };
         seal(&GateKeys::derive(&gate_id()), &keys(2), &payload, nonce)
     };
     while world.wall < until {
