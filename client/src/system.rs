@@ -2,6 +2,62 @@
 //! without.
 
 use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::SignalFd;
+
+/// Signals that end a process, or stop it, and that come from outside.
+const ENDING: [Signal; 5] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGTSTP];
+
+/// Signals to this thread that are held back until this is dropped; then they have their effect.
+pub(crate) struct HeldSignals {
+    before: SigSet,
+    came: SignalFd,
+}
+
+impl HeldSignals {
+    /// Holds back those that would end this process; nothing where the system has no way to tell that one came.
+    pub(crate) fn hold() -> Option<Self> {
+        let ending = ENDING.into_iter().collect();
+        let came = SignalFd::new(&ending).ok()?;
+        let before = ending.thread_swap_mask(SigmaskHow::SIG_BLOCK).ok()?;
+        Some(Self { before, came })
+    }
+}
+
+impl AsFd for HeldSignals {
+    /// What can be read once one has come. It is not to be read: then it would have no effect.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.came.as_fd()
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        // The mask was this thread's own a moment ago.
+        let _ = self.before.thread_set_mask();
+    }
+}
+
+/// The terminal of this process by a name that no other terminal has.
+pub(crate) fn terminal() -> Option<PathBuf> {
+    terminal_in(&fs::read_to_string("/proc/self/stat").ok()?)
+}
+
+/// By its number (proc(5)): the fifth field behind the name of the program.
+fn terminal_in(stat: &str) -> Option<PathBuf> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let number: u32 = fields.split_whitespace().nth(4)?.parse().ok()?;
+    let (major, minor) = (number >> 8 & 0xff, number & 0xff | number >> 12 & 0xf_ff00);
+    match major {
+        4 if minor < 64 => Some(format!("/dev/tty{minor}").into()),
+        136..=143 => Some(format!("/dev/pts/{}", (major - 136) << 8 | minor).into()),
+        _ => None,
+    }
+}
 
 /// Whether whoever started this process has it ignore a signal, as nohup does. To be asked before the signal is handled.
 pub(crate) fn ignores(signal: i32) -> bool {
@@ -19,6 +75,18 @@ fn is_in(status: &str, signal: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_has_a_name_of_its_own() {
+        let named = |number: u32| {
+            terminal_in(&format!("1 (a ) b) S 1 2 3 {number} 4 5")).map(|path| path.display().to_string())
+        };
+        assert_eq!(named(0), None);
+        assert_eq!(named(136 << 8 | 3).as_deref(), Some("/dev/pts/3"));
+        assert_eq!(named(136 << 8 | 1 << 20 | 4).as_deref(), Some("/dev/pts/260"));
+        assert_eq!(named(4 << 8 | 1).as_deref(), Some("/dev/tty1"));
+        assert_eq!(terminal_in("nothing"), None);
+    }
 
     #[test]
     fn signals_are_counted_from_one() {

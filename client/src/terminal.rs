@@ -1,18 +1,29 @@
 //! Asks for a passphrase on the terminal of this process, whatever its stdin and stdout are.
 //!
-//! Ctrl-C ends the question as an error, so that the terminal is as it was in any case: behind ssh, which would only see its
-//! connection end, nobody else sets it right. (The crate rpassword ends the process there, with the terminal as it has set it.)
+//! The terminal is as it was in the end, whatever ends the question: Ctrl-C is an error, and signals wait until it is; behind ssh,
+//! which ends its proxy when it gives up, nobody else sets it right. (The crate rpassword ends the process there, with the terminal
+//! as it has set it.) Two processes ask on one terminal one after the other: the one would show what is typed for the other.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::retry_on_intr;
 use rustix::termios::{
     InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
 };
 use zeroize::Zeroizing;
 
+use crate::system::{HeldSignals, terminal};
+
 /// Ctrl-C
 const INTERRUPT: u8 = 0x03;
+/// How long somebody may take to type, and how long another one's question is waited for.
+const LIMIT: Duration = Duration::from_mins(2);
+const PAUSE: Duration = Duration::from_millis(50);
 /// The longest line that kernels take from a terminal.
 const MAX_LINE: usize = 4096;
 
@@ -31,14 +42,29 @@ impl Terminal {
     /// What is typed up to the end of the line, and is not shown.
     ///
     /// # Errors
-    /// [`ErrorKind::Interrupted`] at Ctrl-C, [`ErrorKind::UnexpectedEof`] at Ctrl-D; and what the terminal says.
+    /// [`ErrorKind::Interrupted`] at Ctrl-C, and where a signal is to end this process; [`ErrorKind::UnexpectedEof`] at Ctrl-D;
+    /// [`ErrorKind::TimedOut`] when nobody types; and what the terminal says.
     pub(crate) fn ask(&self, prompt: &str) -> io::Result<Zeroizing<Vec<u8>>> {
+        let _turn = turn()?;
+        let held = HeldSignals::hold();
         let hidden = Hidden::begin(&self.0)?;
         (&self.0).write_all(prompt.as_bytes())?;
-        let line = self.line();
+        let line = self.wait(held.as_ref()).and_then(|()| self.line());
         drop(hidden);
         (&self.0).write_all(b"\n")?;
         line
+    }
+
+    /// Until a line is there.
+    fn wait(&self, held: Option<&HeldSignals>) -> io::Result<()> {
+        let limit = Timespec::try_from(LIMIT).map_err(io::Error::other)?;
+        let mut waited = vec![PollFd::new(&self.0, PollFlags::IN)];
+        waited.extend(held.map(|held| PollFd::new(held, PollFlags::IN)));
+        if retry_on_intr(|| poll(&mut waited, Some(&limit)))? == 0 {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let is_ended = waited.get(1).is_some_and(|held| !held.revents().is_empty());
+        if is_ended { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
 
     fn line(&self) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -51,6 +77,19 @@ impl Terminal {
             _ => Err(ErrorKind::UnexpectedEof.into()),
         }
     }
+}
+
+/// The turn to ask on this process's terminal, until the file is closed; nothing where the terminal has no name to meet by.
+fn turn() -> io::Result<Option<File>> {
+    let Some(file) = terminal().and_then(|path| File::open(path).ok()) else { return Ok(None) };
+    let begun = Instant::now();
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if begun.elapsed() > LIMIT {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        sleep(PAUSE);
+    }
+    Ok(Some(file))
 }
 
 /// A terminal that does not show what is typed, until this is dropped.

@@ -210,6 +210,9 @@ mod tests {
     const KEY: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop";
 
+    const SILENT: &str =
+        "the ssh-agent has not answered for 0.05 s; see whether it waits for somebody, or end it";
+
     #[test]
     fn an_agent_that_never_answers_is_given_up() {
         let folder = tempfile::tempdir().unwrap();
@@ -220,11 +223,9 @@ mod tests {
         let agent = Agent::at(&socket, limit, limit);
         let begin = Instant::now();
         let silent = agent.holds(std::slice::from_ref(&key)).unwrap_err().to_string();
-        assert!(silent.starts_with("the ssh-agent has not answered for 0.05 s;"), "{silent}");
+        assert_eq!(silent, SILENT);
         let silent = agent.sign(&key, b"bytes").unwrap_err().to_string();
-        assert!(
-            silent.starts_with("no signature from the ssh-agent: the ssh-agent has not answered for 0.05 s;")
-        );
+        assert_eq!(silent, format!("no signature from the ssh-agent: {SILENT}"));
         assert!(begin.elapsed() >= 2 * limit);
     }
 
@@ -240,7 +241,7 @@ mod tests {
         let waiting: Vec<_> = (0..2).map(|_| connected(&socket, limit)).collect();
         assert!(waiting[0].is_ok() && waiting[1].is_err(), "{waiting:?}");
         let silent = agent.holds(&[KEY.parse().unwrap()]).unwrap_err().to_string();
-        assert!(silent.starts_with("the ssh-agent has not answered for 0.05 s;"), "{silent}");
+        assert_eq!(silent, SILENT);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod security_key;
 
 use std::fs;
 use std::net::TcpListener;
+use std::process::Command;
 
 use postern_proto::IdentityKey;
 use serde_json::json;
@@ -164,6 +165,43 @@ fn who_does_not_say_the_passphrase_gets_the_terminal_back() {
         }
     }
     gate.assert_no_more();
+}
+
+/// ssh ends its proxy when its own time is over.
+#[test]
+fn who_is_ended_while_somebody_types_leaves_the_terminal_as_it_was() {
+    let home = Home::new();
+    let key = keygen(&home, "key", "correct horse");
+    let (gate, home) = signed(home, &[&key]);
+    for signal in ["-TERM", "-HUP", "-QUIT"] {
+        let line = "sh -c 'echo $$ > pid; exec postern knock home ssh -i key'; echo code $?; stty -a";
+        let mut terminal = Terminal::start(&home, line);
+        terminal.answer_with("Enter passphrase for key 'key': ", "corr");
+        let pid = fs::read_to_string(home.path("pid")).unwrap();
+        run(Command::new("kill").args([signal, pid.trim()])).expect(0);
+        let (_, shown) = terminal.finish();
+        assert!(!shown.contains("not unlocked"), "it has ended: {shown}");
+        for setting in [" echo ", " icanon ", "\nisig ", "eol = <undef>"] {
+            assert!(shown.contains(setting), "{signal} {setting}: {shown}");
+        }
+    }
+    gate.assert_no_more();
+}
+
+/// The second question comes when the first is answered: otherwise the first would show what is typed for the second.
+#[test]
+fn two_that_ask_on_one_terminal_ask_one_after_the_other() {
+    let home = Home::new();
+    let key = keygen(&home, "key", "correct horse");
+    let (gate, home) = signed(home, &[&key]);
+    let line = "postern knock home ssh -i key & postern knock home ssh -i key & wait; stty -a";
+    let mut terminal = Terminal::start(&home, line);
+    for _ in 0..2 {
+        terminal.answer("Enter passphrase for key 'key': ", "correct horse");
+    }
+    let (_, shown) = terminal.finish();
+    assert!(shown.contains(" echo ") && shown.contains("\nisig ") && !shown.contains("horse"), "{shown}");
+    assert!(is_signed(&gate, &gate.knock(), &key) && is_signed(&gate, &gate.knock(), &key));
 }
 
 /// Somebody takes longer to confirm than an answer may take.
