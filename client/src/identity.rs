@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use postern_proto::identity::USER_PRESENT;
 use postern_proto::{IdentityKey, Proof};
 use ssh_key::PrivateKey;
 
@@ -24,8 +25,6 @@ use file::{KeyFile, Pair};
 
 /// The file that is taken where none is named, below the home.
 const DEFAULT_FILE: &str = ".ssh/id_ed25519";
-/// The bit of a security key's flags that says that somebody touched it.
-const USER_PRESENT: u8 = 0x01;
 
 /// Which keys may sign for a client, and the one that does, once it was looked for.
 pub(crate) struct Identity {

@@ -55,7 +55,7 @@ const SMALL_ORDER: [[u8; 32]; 5] = [
     encoded(b"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
 ];
 /// The bit of a security key's flags that says that somebody touched it.
-const USER_PRESENT: u8 = 0x01;
+pub const USER_PRESENT: u8 = 0x01;
 
 /// The public half of a key that signs knocks. In text it is the line that `ssh-keygen` prints.
 ///
