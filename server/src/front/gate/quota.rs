@@ -1,6 +1,6 @@
 //! How many leases may live at a time, of one client and of the gate: a client's own mistakes must not fill the
-//! firewall either (SPEC 5, step 9). The warden counts again; this count keeps a refused knock from being written. And how many bad
-//! signatures of a client are looked at.
+//! firewall either (SPEC 5, step 9). The warden counts again; this count keeps a refused knock from being written. And
+//! how many bad signatures of a client are looked at.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,8 +12,9 @@ use postern_proto::{ClientId, ServiceName};
 use crate::clock::BootTime;
 use crate::order::LIVE_LEASES;
 
-/// So many bad signatures of one client are looked at, all at once or over time, and then one more after each interval; for a
-/// client with several keys, as many fewer. To check one costs what a hundred other refusals do: who has a client's secret alone must not keep the gate from the others.
+/// So many bad signatures of one client are looked at, all at once or over time, and then one more after each interval;
+/// for a client with several keys, as many fewer. To check one costs what a hundred other refusals do: who has a
+/// client's secret alone must not keep the gate from the others.
 const BAD_SIGNATURES: u32 = 256;
 const BAD_SIGNATURE_INTERVAL: Duration = Duration::from_millis(20);
 

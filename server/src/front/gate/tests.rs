@@ -9,8 +9,9 @@ use postern_proto::datagram::PAYLOAD_LEN;
 use postern_proto::keyfile::{ClientEntry, KeyFile};
 use postern_proto::knock::seal_bytes;
 use postern_proto::payload::{Payload, Proof, Source};
-use postern_proto::{ClientKeys, ClientSecret, GateId, KNOCK_LEN, Nonce, seal};
+use postern_proto::{ClientKeys, ClientSecret, GateId, KNOCK_LEN, Nonce, Services, seal};
 
+use super::super::store::Receipt;
 use super::*;
 use crate::clock::BootTime;
 

@@ -8,7 +8,7 @@ use postern_proto::{GateKeys, KNOCK_LEN, Tolerance, UsedNonce};
 use proptest::prelude::*;
 
 use super::super::*;
-use super::{World, entry, gate_id, here, open_payload, services};
+use super::{Receipt, World, entry, gate_id, here, open_payload, services};
 
 /// What can happen to a gate and its clock.
 #[derive(Clone, Copy, Debug)]
