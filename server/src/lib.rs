@@ -11,6 +11,9 @@
 //! the folders are the map of privileges. `commands` holds what the administrator runs beside the gate (`rules` is what one
 //! of them prints), `system` the only unsafe code.
 
+// A command prints through its `print`, which says why when it cannot.
+#![warn(clippy::print_stdout)]
+
 mod address;
 mod admin;
 mod alarm;

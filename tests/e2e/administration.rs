@@ -1,7 +1,9 @@
 //! What an administrator does besides `run`: set a gate up, manage its clients, explain a capture, take all away.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -121,6 +123,37 @@ fn explain_tells_what_became_of_each_packet() -> Result<()> {
     assert_eq!(lines.len(), knocks.len(), "{told}");
     wait_to_see(&world.home, world.gate.at(Family::V4, SSH), Seen::Nothing)?;
     world.opens(Family::V4).map(drop)
+}
+
+/// `posternd status | head -1` is no mistake; a list that is not whole for want of room is one.
+#[test]
+fn whoever_reads_may_go_and_a_full_disk_is_a_failure() -> Result<()> {
+    let world = World::running(Settings::default())?;
+    world.opens(Family::V4)?;
+    for arguments in [
+        &["check"][..],
+        &["check", "--privileges"],
+        &["status"],
+        &["status", "--json"],
+        &["list"],
+        &["client", "list"],
+        &["sequence", "new", "--count", "3"],
+        &["sequence", "new", "--rolling"],
+        &["rules", "recent", "--sequence", "7000,8000", "--port", "22/tcp"],
+    ] {
+        let printed_to = |stdout: Stdio| -> Result<_> {
+            let printed = world.gate.posternd(arguments)?.stdout(stdout).output()?;
+            Ok((printed.status.code(), String::from_utf8(printed.stderr)?))
+        };
+        let (_, nobody) = io::pipe()?;
+        assert_eq!(printed_to(nobody.into())?, (Some(0), String::new()), "{arguments:?}");
+        let (code, said) = printed_to(OpenOptions::new().write(true).open("/dev/full")?.into())?;
+        ensure!(
+            code == Some(1) && said.starts_with("posternd: cannot print: No space left"),
+            "{arguments:?}: {code:?}: {said}"
+        );
+    }
+    Ok(())
 }
 
 /// From nothing to an open door, by commands alone, with the configuration that `init` writes.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use postern_proto::Refusal;
 
+use super::print::{self, count, say};
 use crate::admin::{Answer, LeaseRow, Request, Status, ask};
 use crate::cli::Asking;
 use crate::config::Config;
@@ -14,10 +15,7 @@ use crate::config::Config;
 pub(crate) fn status(config: &Path, asking: &Asking) -> anyhow::Result<()> {
     match ask(&socket(config, asking), &Request::Status)? {
         Answer::Status(status) if asking.json => json(&status),
-        Answer::Status(status) => {
-            table(&status);
-            Ok(())
-        }
+        Answer::Status(status) => table(&status),
         other => unexpected(&other),
     }
 }
@@ -33,10 +31,7 @@ pub(crate) fn revoke(config: &Path, which: &str, asking: &Asking) -> anyhow::Res
 pub(crate) fn reload(config: &Path, asking: &Asking) -> anyhow::Result<()> {
     match ask(&socket(config, asking), &Request::Reload)? {
         Answer::Reloaded if asking.json => json(&serde_json::json!({ "reloaded": true })),
-        Answer::Reloaded => {
-            println!("reloaded");
-            Ok(())
-        }
+        Answer::Reloaded => say!("reloaded"),
         other => unexpected(&other),
     }
 }
@@ -55,11 +50,10 @@ fn leases(config: &Path, asking: &Asking, request: &Request) -> anyhow::Result<(
         return json(&leases);
     }
     if let Request::Revoke(_) = request {
-        println!("{} revoked", count(leases.len(), "lease"));
+        say!("{} revoked", count(leases.len() as u64, "lease"))?;
     }
     let rows: Vec<_> = leases.iter().map(row).collect();
-    print_table(["LEASE", "CLIENT", "SERVICE", "PORTS", "SOURCE", "LEFT"], &rows);
-    Ok(())
+    print::table(["LEASE", "CLIENT", "SERVICE", "PORTS", "SOURCE", "LEFT"], &rows)
 }
 
 fn row(lease: &LeaseRow) -> [String; 6] {
@@ -75,63 +69,39 @@ fn row(lease: &LeaseRow) -> [String; 6] {
     ]
 }
 
-fn table(status: &Status) {
+fn table(status: &Status) -> anyhow::Result<()> {
     let Status { version, uptime_secs, watched, is_guarded, trial_until, leases, packets, orders_refused } =
         status;
-    println!("posternd {version}, up {}", humantime::format_duration(Duration::from_secs(*uptime_secs)));
+    say!("posternd {version}, up {}", humantime::format_duration(Duration::from_secs(*uptime_secs)))?;
     let watched =
         if watched.is_empty() { "none: no interface is there".to_owned() } else { watched.join(", ") };
-    println!("watching    {watched}");
+    say!("watching    {watched}")?;
     match trial_until {
         _ if !is_guarded => {
-            println!("guard       NOT AS IT SHOULD BE: the log says why; tried again every second");
+            say!("guard       NOT AS IT SHOULD BE: the log says why; tried again every second")?;
         }
-        Some(until) => println!("guard       up, on trial until {until}"),
-        None => println!("guard       up"),
+        Some(until) => say!("guard       up, on trial until {until}")?,
+        None => say!("guard       up")?,
     }
-    println!("leases      {leases}");
-    println!("datagrams   {} received, {} dropped by a full ring", packets.received, packets.dropped);
-    println!("accepted    {}", packets.accepted);
+    say!("leases      {leases}")?;
+    say!("datagrams   {} received, {} dropped by a full ring", packets.received, packets.dropped)?;
+    say!("accepted    {}", packets.accepted)?;
     for reason in Refusal::ALL {
         if let Some(count) = packets.refused.get(reason) {
-            println!("refused     {count} {reason}: {}", reason.meaning());
+            say!("refused     {count} {reason}: {}", reason.meaning())?;
         }
     }
     if packets.refused_in_kernel > 0 {
-        println!("kernel      refused {} of the unknown by itself", packets.refused_in_kernel);
+        say!("kernel      refused {} of the unknown by itself", packets.refused_in_kernel)?;
     }
     for (reason, count) in orders_refused {
-        println!("warden      refused {} of the front: {reason}", count_of(*count, "order"));
+        say!("warden      refused {} of the front: {reason}", print::count(*count, "order"))?;
     }
-}
-
-/// Columns as wide as what stands in them; nothing at all where there are no rows.
-pub(super) fn print_table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) {
-    if rows.is_empty() {
-        return;
-    }
-    let heads = heads.map(ToOwned::to_owned);
-    let all: Vec<&[String; N]> = std::iter::once(&heads).chain(rows).collect();
-    for row in &all {
-        let cells = row.iter().enumerate().map(|(column, cell)| {
-            let width = all.iter().map(|row| row[column].len()).max().unwrap_or_default();
-            format!("{cell:width$}")
-        });
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-}
-
-fn count(number: usize, noun: &str) -> String {
-    count_of(number as u64, noun)
-}
-
-fn count_of(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+    Ok(())
 }
 
 fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string(value)?);
-    Ok(())
+    say!("{}", serde_json::to_string(value)?)
 }
 
 fn unexpected(answer: &Answer) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use postern_proto::datagram::KNOCK_LEN;
 use postern_proto::{Datagram, Epoch, GateKeys, Hint, Refusal, WallTime, open};
 
+use super::print::say;
 use crate::clock::{BootTime, Now};
 use crate::config::Config;
 use crate::front::capture::read_file;
@@ -28,15 +29,19 @@ pub(crate) fn run(path: &Path, file: &Path) -> anyhow::Result<()> {
         last = last.max(at);
     })?;
     let Some(first) = first else {
-        println!("{}: holds no packet", file.display());
-        return Ok(());
+        return say!("{}: holds no packet", file.display());
     };
     let mut explainer = Explainer::new(&config, first, last)?;
-    read_file(file, |at, frame| match frame {
-        Ok(frame) => println!("{at}  {}", explainer.explain(at, &frame)),
-        Err(unfit) => println!("{at}  not for the gate: {unfit}"),
+    let mut said = Ok(());
+    read_file(file, |at, frame| {
+        if said.is_ok() {
+            said = match frame {
+                Ok(frame) => say!("{at}  {}", explainer.explain(at, &frame)),
+                Err(unfit) => say!("{at}  not for the gate: {unfit}"),
+            };
+        }
     })?;
-    Ok(())
+    said
 }
 
 struct Explainer {

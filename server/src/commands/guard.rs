@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::print::say;
 use crate::config::Config;
 use crate::process::event_loop;
 use crate::warden;
@@ -11,9 +12,8 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     let (reach, guard) = Config::guard_alone(path)?;
     event_loop(async move {
         match warden::guard_alone(reach, guard).await? {
-            Some(leases) => println!("the guard is up; live leases: {leases}"),
-            None => println!("a gate runs here and keeps the guard up"),
+            Some(leases) => say!("the guard is up; live leases: {leases}"),
+            None => say!("a gate runs here and keeps the guard up"),
         }
-        Ok(())
     })
 }

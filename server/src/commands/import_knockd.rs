@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
+use super::print::{say, whole};
 use crate::config::read_knockd;
 
 pub(crate) fn run(file: &Path) -> anyhow::Result<()> {
     let conf = read_knockd(file)?;
     for remark in conf.remarks() {
-        println!("# {remark}");
+        say!("# {remark}")?;
     }
-    println!();
-    print!("{}", conf.to_toml());
-    Ok(())
+    say!("")?;
+    whole(|out| out.write_all(conf.to_toml().as_bytes()))
 }

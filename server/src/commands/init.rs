@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use postern_proto::GateId;
 use postern_proto::profile::Host;
 
+use super::print::say;
 use super::{ports, random};
 use crate::files::FolderLock;
 
@@ -36,16 +37,15 @@ pub(crate) fn run(path: &Path, addresses: &[Host]) -> anyhow::Result<()> {
         return Err(error).with_context(|| format!("cannot write {}", path.display()));
     }
 
-    println!("wrote {} (knock port {port}/udp) and {}", path.display(), keys.display());
-    println!("next:");
-    println!("  1. look through {}: the services, and always-allow", path.display());
-    println!(
+    say!("wrote {} (knock port {port}/udp) and {}", path.display(), keys.display())?;
+    say!("next:")?;
+    say!("  1. look through {}: the services, and always-allow", path.display())?;
+    say!(
         "  2. posternd client add NAME --service ssh{}",
         if addresses.is_empty() { " --address HOST" } else { "" }
-    );
-    println!("  3. posternd check");
-    println!("  4. posternd run --trial 5m   (the guard falls by itself unless you confirm it)");
-    Ok(())
+    )?;
+    say!("  3. posternd check")?;
+    say!("  4. posternd run --trial 5m   (the guard falls by itself unless you confirm it)")
 }
 
 /// The template, with this gate's own values in it.

@@ -8,6 +8,7 @@ pub(crate) mod guard;
 pub(crate) mod import_knockd;
 pub(crate) mod init;
 mod ports;
+mod print;
 pub(crate) mod privileges;
 pub(crate) mod remove;
 pub(crate) mod rules;

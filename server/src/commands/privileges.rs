@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, bail};
 use rustix::net::sockopt::socket_peercred;
 
-use super::control::print_table;
+use super::print;
 use crate::admin::connect;
 use crate::config::{Config, Files};
 use crate::sandbox::{Held, names, threads_of};
@@ -20,7 +20,7 @@ pub(crate) fn run(files: &Files) -> anyhow::Result<()> {
         let threads = threads_of(pid).with_context(|| format!("cannot see what process {pid} holds"))?;
         rows.extend(threads.iter().map(|held| row(pid, held)));
     }
-    print_table(["PID", "THREAD", "USER", "GROUPS", "NO_NEW_PRIVS", "SECCOMP", "CAPABILITIES"], &rows);
+    print::table(["PID", "THREAD", "USER", "GROUPS", "NO_NEW_PRIVS", "SECCOMP", "CAPABILITIES"], &rows)?;
     let identity = config.identity()?;
     let confined = rows.iter().filter(|row| row[2] == identity.uid.to_string()).count();
     if confined == 0 {

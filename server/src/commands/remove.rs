@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 
+use super::print::say;
 use crate::alone::Alone;
 use crate::process::event_loop;
 use crate::warden::firewall::{FirewallError, installed};
@@ -23,10 +24,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
             let failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
             bail!("{}", failures.join("; "));
         }
-        println!(
-            "{}",
-            if removed { "every rule of Postern is gone" } else { "there was no rule of Postern" }
-        );
-        Ok(())
+        say!("{}", if removed { "every rule of Postern is gone" } else { "there was no rule of Postern" })
     })
 }

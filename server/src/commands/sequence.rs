@@ -2,15 +2,16 @@
 //! same.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::Write;
 use std::iter::repeat_with;
 use std::num::NonZeroU16;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use postern_proto::keys::SequenceKey;
 use postern_proto::sequence::{PortRange, Rolling, Steps};
 use postern_proto::{Port, Protocol};
 
+use super::print::{say, whole};
 use super::{ports, random};
 use crate::cli::SequenceCommand;
 
@@ -22,7 +23,7 @@ pub(crate) fn run(command: &SequenceCommand) -> anyhow::Result<()> {
     let free = ports::free(&taken()?);
     for _ in 0..*count {
         let sequence = draw(*steps, &free)?;
-        writeln!(io::stdout(), "{sequence}").context("cannot print the sequence")?;
+        say!("{sequence}")?;
     }
     Ok(())
 }
@@ -48,22 +49,19 @@ fn roll(length: usize, range: Option<PortRange>) -> anyhow::Result<()> {
     // Whatever a gate would refuse is refused here.
     Rolling::new(&key, range, length, true)?;
     let text = key.to_text();
-    let common = |out: &mut io::StdoutLock<'_>| {
-        writeln!(out, "rolling = \"{range}\"\nkey = \"{}\"\nlength = {length}", *text)
-    };
-    let print = || {
-        let mut out = io::stdout().lock();
+    let common =
+        |out: &mut dyn Write| writeln!(out, "rolling = \"{range}\"\nkey = \"{}\"\nlength = {length}", *text);
+    whole(|out| {
         writeln!(out, "# For posternd.toml, mode 0600; NAME, and what it opens, are yours to choose.")?;
         writeln!(out, "# Behind address translation, clients need bound-to-source = false, here and below.")?;
         writeln!(out, "[sequences.NAME]")?;
-        common(&mut out)?;
+        common(out)?;
         writeln!(out, "services = [\"ssh\"]\n")?;
         writeln!(out, "# For the config.toml of its clients, mode 0600; GATE is what they call this gate.")?;
         writeln!(out, "[gates.GATE.sequences.NAME]")?;
-        common(&mut out)?;
+        common(out)?;
         writeln!(out, "opens = [\"22/tcp\"]")
-    };
-    print().context("cannot print the sequence")
+    })
 }
 
 /// Two ports are always in the order of a scan, up or down.

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::bail;
 use postern_proto::{Tolerance, WallTime};
 
+use super::print::say;
 use crate::cli::StateCommand;
 use crate::clock::Now;
 use crate::config::Config;
@@ -17,42 +18,41 @@ pub(crate) fn run(path: &Path, command: &StateCommand) -> anyhow::Result<()> {
     if *yes {
         reset(&folder, Now::read().wall, tolerance)
     } else {
-        say_cost(&folder, tolerance);
+        say_cost(&folder, tolerance)?;
         bail!("nothing was changed; `posternd state reset --yes` does it");
     }
 }
 
 fn reset(folder: &Path, now: WallTime, tolerance: Tolerance) -> anyhow::Result<()> {
     let Reset { kept, floor } = store::reset(folder, now, tolerance)?;
-    println!("{}: a new store, which remembers nothing", store::path_in(folder).display());
+    say!("{}: a new store, which remembers nothing", store::path_in(folder).display())?;
     if let Some(kept) = kept {
-        println!("{}: the old one", kept.display());
+        say!("{}: the old one", kept.display())?;
     }
-    println!("knocks made before {floor} are refused as stale");
-    Ok(())
+    say!("knocks made before {floor} are refused as stale")
 }
 
-fn say_cost(folder: &Path, tolerance: Tolerance) {
+fn say_cost(folder: &Path, tolerance: Tolerance) -> anyhow::Result<()> {
     let file = store::path_in(folder);
     let file = file.display();
     match store::examine(folder) {
         Ok(Condition::Sound { knocks }) => {
-            println!("{file}: reads well and remembers {knocks} knocks; nothing in it asks for a reset");
+            say!("{file}: reads well and remembers {knocks} knocks; nothing in it asks for a reset")?;
         }
-        Ok(Condition::InUse) => println!("{file}: in use by a running gate; stop it first"),
-        Ok(Condition::Missing) => println!("{file}: not there"),
-        Err(error) => println!("{error}"),
+        Ok(Condition::InUse) => say!("{file}: in use by a running gate; stop it first")?,
+        Ok(Condition::Missing) => say!("{file}: not there")?,
+        Err(error) => say!("{error}")?,
     }
     let (once, twice) = (tolerance.duration(), 2 * tolerance.duration());
     let (once, twice) = (humantime::format_duration(once), humantime::format_duration(twice));
-    println!(
+    say!(
         "a reset begins a new store in its place, and keeps the old one beside it. What it costs: the gate"
-    );
-    println!(
+    )?;
+    say!(
         "forgets which knocks were used. So that none of them opens again, no knock opens for {once} after it,"
-    );
-    println!(
+    )?;
+    say!(
         "and none of a client whose clock is slow for up to {twice}. Windows that are open, sessions, clients"
-    );
-    println!("and the firewall stay as they are.");
+    )?;
+    say!("and the firewall stay as they are.")
 }

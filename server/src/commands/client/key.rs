@@ -2,6 +2,7 @@
 
 use postern_proto::IdentityKey;
 
+use super::super::print::say;
 use super::key_file::{LockedKeys, set};
 use super::{signing, tell_gate};
 use crate::cli::client::NewKey;
@@ -27,7 +28,7 @@ pub(super) fn run(config: &Config, new: &NewKey) -> anyhow::Result<()> {
     if signers.is_empty() {
         return tell_gate(config, &format!("{name} need not sign any more"));
     }
-    println!("{}", line(&signers));
+    say!("{}", line(&signers))?;
     let said = format!(
         "{name} has a new key{}; the line above belongs in the client's config.toml, in place of the one of this gate there",
         signing::names(&signers)

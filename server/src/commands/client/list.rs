@@ -1,15 +1,15 @@
 //! `posternd client list`: who may knock, and who has. Tables for people, JSON for programs; never a secret.
 
 use std::fmt;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
-use anyhow::Context;
 use ipnet::IpNet;
 use postern_proto::keyfile::ClientEntry;
 use postern_proto::{ClientId, ClientName, IdentityKey, ServiceName, WallTime, Window};
 use serde::Serialize;
 
+use super::super::print::whole;
 use crate::cli::printable;
 use crate::clock::Now;
 use crate::config::Config;
@@ -20,13 +20,7 @@ pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<()> {
         .inspect_err(|error| eprintln!("warning: when clients knocked last is not known: {error}"))
         .ok();
     let list = List { clients: &config.clients, used: used.as_ref(), now: Now::read().wall };
-    let mut out = BufWriter::new(io::stdout().lock());
-    let written = if json { list.json(&mut out) } else { list.table(&mut out) };
-    match written.and_then(|()| out.flush()) {
-        // Whoever reads the first lines alone has what he wanted.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.context("cannot print the list"),
-    }
+    whole(|out| if json { list.json(out) } else { list.table(out) })
 }
 
 struct List<'a> {
@@ -37,7 +31,7 @@ struct List<'a> {
 }
 
 impl List<'_> {
-    fn table(&self, out: &mut impl Write) -> io::Result<()> {
+    fn table(&self, out: &mut dyn Write) -> io::Result<()> {
         let width = self.clients.iter().map(|client| client.name.as_str().len()).max().unwrap_or(0).max(4);
         writeln!(
             out,
@@ -87,7 +81,7 @@ impl List<'_> {
         words.join(" ")
     }
 
-    fn json(&self, out: &mut impl Write) -> io::Result<()> {
+    fn json(&self, out: &mut dyn Write) -> io::Result<()> {
         let rows: Vec<_> = self.clients.iter().map(|client| self.row(client)).collect();
         serde_json::to_writer(&mut *out, &rows)?;
         writeln!(out)

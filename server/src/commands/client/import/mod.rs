@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use self::folder::NewFolder;
 use self::rows::{Row, read};
+use super::super::print::count;
 use super::delivery::{GOOD_FOR_NOTHING, print};
 use super::draft::{Mistake, New};
 use super::key_file::LockedKeys;
@@ -51,7 +52,7 @@ pub(super) fn run(path: &Path, config: &Config, import: &Import) -> anyhow::Resu
     let checked = keys.with(new.iter().map(|(_, new)| &new.entry))?;
     out.finish()?;
     keys.replace(checked).context(GOOD_FOR_NOTHING)?;
-    tell_gate(config, &format!("{} clients are added, {}", new.len(), out.keep()))
+    tell_gate(config, &format!("added {}, {}", count(new.len() as u64, "client"), out.keep()))
 }
 
 fn format_of(file: &Path) -> Result<Format, Usage> {
