@@ -15,6 +15,7 @@ mod ssh_config;
 
 use std::future::Future;
 
+use nix::sys::signal::SigSet;
 use postern_proto::{Profile, Source};
 
 use crate::cli::{AimArgs, Cli, Command, Gate as Which};
@@ -57,10 +58,11 @@ pub fn run(cli: &Cli) -> Result<Report, Error> {
 }
 
 /// Runs a future on this thread. A name look-up that is still under way, or a reading of stdin, is left behind, for it
-/// cannot be stopped.
+/// cannot be stopped; signals come to this thread and not to that, so that they can be held while somebody is asked.
 pub(crate) fn wait_for<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_start(|| SigSet::all().thread_block().expect("these are signals"))
         .build()
         .map_err(|source| Error::System { what: "cannot start the event loop", source })?;
     let outcome = runtime.block_on(future);

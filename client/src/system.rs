@@ -2,45 +2,11 @@
 //! without.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use nix::sys::signalfd::SignalFd;
+mod signals;
 
-/// Signals that end a process, or stop it, and that come from outside.
-const ENDING: [Signal; 5] =
-    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGTSTP];
-
-/// Signals to this thread that are held back until this is dropped; then they have their effect.
-pub(crate) struct HeldSignals {
-    before: SigSet,
-    came: SignalFd,
-}
-
-impl HeldSignals {
-    /// Holds back those that would end this process; nothing where the system has no way to tell that one came.
-    pub(crate) fn hold() -> Option<Self> {
-        let ending = ENDING.into_iter().collect();
-        let came = SignalFd::new(&ending).ok()?;
-        let before = ending.thread_swap_mask(SigmaskHow::SIG_BLOCK).ok()?;
-        Some(Self { before, came })
-    }
-}
-
-impl AsFd for HeldSignals {
-    /// What can be read once one has come. It is not to be read: then it would have no effect.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.came.as_fd()
-    }
-}
-
-impl Drop for HeldSignals {
-    fn drop(&mut self) {
-        // The mask was this thread's own a moment ago.
-        let _ = self.before.thread_set_mask();
-    }
-}
+pub(crate) use signals::HeldSignals;
 
 /// The terminal of this process by a name that no other terminal has.
 pub(crate) fn terminal() -> Option<PathBuf> {

@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Signal, getpgrp, getpid, kill_process};
 use rustix::termios::{
-    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr,
 };
 use zeroize::Zeroizing;
 
+use crate::report::say;
 use crate::system::{HeldSignals, terminal};
 
 /// Ctrl-C
@@ -43,8 +45,10 @@ impl Terminal {
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`] at Ctrl-C, and where a signal is to end this process; [`ErrorKind::UnexpectedEof`] at Ctrl-D;
-    /// [`ErrorKind::TimedOut`] when nobody types; and what the terminal says.
+    /// [`ErrorKind::TimedOut`] when nobody types; [`ErrorKind::WouldBlock`] when somebody is asked another question for so long;
+    /// and what the terminal says.
     pub(crate) fn ask(&self, prompt: &str) -> io::Result<Zeroizing<Vec<u8>>> {
+        self.come_to_the_foreground();
         let _turn = turn()?;
         let held = HeldSignals::hold();
         let hidden = Hidden::begin(&self.0)?;
@@ -53,6 +57,14 @@ impl Terminal {
         drop(hidden);
         (&self.0).write_all(b"\n")?;
         line
+    }
+
+    /// Stops in the background, as whoever uses the terminal there is made to, until the shell's `fg`; but without the turn.
+    fn come_to_the_foreground(&self) {
+        if tcgetpgrp(&self.0).is_ok_and(|group| group != getpgrp()) {
+            // Where this does not stop us, the terminal says what it thinks of it.
+            let _ = kill_process(getpid(), Signal::TTOU);
+        }
     }
 
     /// Until a line is there.
@@ -82,14 +94,18 @@ impl Terminal {
 /// The turn to ask on this process's terminal, until the file is closed; nothing where the terminal has no name to meet by.
 fn turn() -> io::Result<Option<File>> {
     let Some(file) = terminal().and_then(|path| File::open(path).ok()) else { return Ok(None) };
-    let begun = Instant::now();
-    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        if begun.elapsed() > LIMIT {
-            return Err(ErrorKind::TimedOut.into());
+    let mut begun = None;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(file)),
+            Err(Errno::WOULDBLOCK) if begun.is_none() => {
+                say("waiting until another question on this terminal is answered");
+                begun = Some(Instant::now());
+            }
+            Err(Errno::WOULDBLOCK) if begun.is_some_and(|begun| begun.elapsed() < LIMIT) => sleep(PAUSE),
+            Err(error) => return Err(error.into()),
         }
-        sleep(PAUSE);
     }
-    Ok(Some(file))
 }
 
 /// A terminal that does not show what is typed, until this is dropped.

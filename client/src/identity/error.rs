@@ -129,6 +129,9 @@ pub enum FileError {
     /// Nobody is there to give the passphrase.
     #[error("{} has a passphrase, and no terminal is there to ask for it", .0.display())]
     NoTerminal(PathBuf),
+    /// The passphrase was not even asked for.
+    #[error("{} was not unlocked: another question on this terminal was not answered for two minutes", .0.display())]
+    NotAsked(PathBuf),
     /// No passphrase was right.
     #[error("{} was not unlocked: no right passphrase was given", .0.display())]
     Locked(PathBuf),

@@ -2,7 +2,7 @@
 //! is asked for on the terminal alone, never taken from an argument or the environment, where others could see it.
 
 use std::fs::File;
-use std::io;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,7 @@ impl KeyFile {
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 // The error is to name the file that was named.
                 let beside = File::open(public_of(path)).map_err(|_| error);
                 beside.map_err(Error::unreadable(path))?
@@ -95,7 +95,11 @@ impl KeyFile {
         for _ in 0..TRIES {
             // Whoever does not want to say it is not asked again.
             let prompt = format!("Enter passphrase for key '{}': ", path.display());
-            let Ok(passphrase) = terminal.ask(&prompt) else { break };
+            let passphrase = match terminal.ask(&prompt) {
+                Ok(passphrase) => passphrase,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(FileError::NotAsked(path)),
+                Err(_) => break,
+            };
             match key.decrypt(&*passphrase) {
                 Ok(key) => return Ok(key),
                 Err(_) => say("that is not the passphrase"),

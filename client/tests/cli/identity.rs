@@ -167,12 +167,14 @@ fn who_does_not_say_the_passphrase_gets_the_terminal_back() {
     gate.assert_no_more();
 }
 
-/// ssh ends its proxy when its own time is over.
+/// ssh ends its proxy when its own time is over. The thread that has looked the name up may still be there, and take the signal.
 #[test]
 fn who_is_ended_while_somebody_types_leaves_the_terminal_as_it_was() {
     let home = Home::new();
     let key = keygen(&home, "key", "correct horse");
-    let (gate, home) = signed(home, &[&key]);
+    let (mut gate, home) = signed(home, &[&key]);
+    gate.profile.addresses = vec!["localhost".parse().unwrap()];
+    run_with(&mut home.postern(&["import", "home", "-", "--force"]), &gate.profile.to_line()).expect(0);
     for signal in ["-TERM", "-HUP", "-QUIT"] {
         let line = "sh -c 'echo $$ > pid; exec postern knock home ssh -i key'; echo code $?; stty -a";
         let mut terminal = Terminal::start(&home, line);
@@ -196,10 +198,30 @@ fn two_that_ask_on_one_terminal_ask_one_after_the_other() {
     let (gate, home) = signed(home, &[&key]);
     let line = "postern knock home ssh -i key & postern knock home ssh -i key & wait; stty -a";
     let mut terminal = Terminal::start(&home, line);
+    let (prompt, waits) =
+        ("Enter passphrase for key 'key': ", "waiting until another question on this terminal is answered");
+    terminal.answer_to(&[prompt, waits], "correct horse\n");
+    terminal.answer(prompt, "correct horse");
+    let (_, shown) = terminal.finish();
+    assert!(shown.contains(" echo ") && shown.contains("\nisig ") && !shown.contains("horse"), "{shown}");
+    assert!(is_signed(&gate, &gate.knock(), &key) && is_signed(&gate, &gate.knock(), &key));
+}
+
+/// It is stopped until then, and keeps nobody from asking meanwhile.
+#[test]
+fn who_is_in_the_background_asks_when_he_is_brought_to_the_foreground() {
+    let home = Home::new();
+    let key = keygen(&home, "key", "correct horse");
+    let (gate, home) = signed(home, &[&key]);
+    let line = "set -m; postern knock home ssh -i key & \
+                until grep -q '^State:.T' /proc/$!/status; do sleep 0.02; done; \
+                postern knock home ssh -i key; echo code $?; fg; stty -a";
+    let mut terminal = Terminal::start(&home, line);
     for _ in 0..2 {
         terminal.answer("Enter passphrase for key 'key': ", "correct horse");
     }
     let (_, shown) = terminal.finish();
+    assert!(shown.contains("code 0") && !shown.contains("waiting until another"), "{shown}");
     assert!(shown.contains(" echo ") && shown.contains("\nisig ") && !shown.contains("horse"), "{shown}");
     assert!(is_signed(&gate, &gate.knock(), &key) && is_signed(&gate, &gate.knock(), &key));
 }

@@ -173,10 +173,16 @@ impl Terminal {
     /// The same with single keys.
     #[track_caller]
     pub(crate) fn answer_with(&mut self, prompt: &str, keys: &str) {
+        self.answer_to(&[prompt], keys);
+    }
+
+    /// The same, once all of these have been shown.
+    #[track_caller]
+    pub(crate) fn answer_to(&mut self, prompts: &[&str], keys: &str) {
         let mut seen = String::new();
         let mut byte = [0];
-        while !seen.ends_with(prompt) {
-            assert_eq!(self.screen.read(&mut byte).unwrap(), 1, "{prompt:?} was not shown: {seen:?}");
+        while !prompts.iter().all(|prompt| seen.contains(prompt)) {
+            assert_eq!(self.screen.read(&mut byte).unwrap(), 1, "{prompts:?} were not shown: {seen:?}");
             seen.push(char::from(byte[0]));
         }
         self.shown.push_str(&seen);
