@@ -11,7 +11,7 @@ use ring::digest;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use ssh_key::public::{Ed25519PublicKey, KeyData, SkEd25519};
-use ssh_key::{AuthorizedKeys, HashAlg, PublicKey, SshSig};
+use ssh_key::{HashAlg, PublicKey, SshSig};
 
 use crate::datagram::UsedNonce;
 use crate::keys::{CLIENT_ID_LEN, ClientId, GATE_ID_LEN, GateId, Hint};
@@ -25,26 +25,6 @@ pub const MAX_IDENTITIES: usize = 16;
 const MAX_APPLICATION: usize = 64;
 /// Most bytes of a key's comment.
 const MAX_COMMENT: usize = 256;
-/// Options of sshd that say what somebody may do once he is in, and nothing of who comes in (sshd(8)).
-const SESSION_OPTIONS: [&str; 17] = [
-    "agent-forwarding",
-    "command",
-    "environment",
-    "no-agent-forwarding",
-    "no-port-forwarding",
-    "no-pty",
-    "no-touch-required",
-    "no-user-rc",
-    "no-X11-forwarding",
-    "permitlisten",
-    "permitopen",
-    "port-forwarding",
-    "pty",
-    "restrict",
-    "tunnel",
-    "user-rc",
-    "X11-forwarding",
-];
 /// The points of small order in their canonical encodings, without the sign: with these for a key, anybody signs. (Two more
 /// encodings of the first two are not canonical.)
 const SMALL_ORDER: [[u8; 32]; 5] = [
@@ -142,30 +122,6 @@ impl IdentityKey {
             _ => false,
         }
     }
-
-    /// The keys of an `authorized_keys` file that can sign knocks, and how many of its lines were left out: keys of another
-    /// kind, those beyond [`MAX_IDENTITIES`], and those with an option that is not about the session behind the login
-    /// (`cert-authority`, `from`, `expiry-time`, `verify-required`, and whatever is none), for a gate does not check these.
-    #[must_use]
-    pub fn authorized(text: &str) -> (Vec<Self>, usize) {
-        let limits = |option: &str| {
-            let name = option.split('=').next().unwrap_or_default();
-            !SESSION_OPTIONS.iter().any(|known| name.eq_ignore_ascii_case(known))
-        };
-        let (mut keys, mut left_out) = (Vec::new(), 0);
-        for entry in AuthorizedKeys::new(text) {
-            let key = entry
-                .ok()
-                .filter(|entry| !entry.config_opts().iter().any(limits))
-                .and_then(|entry| Self::try_from(entry.public_key()).ok());
-            match key {
-                Some(key) if keys.contains(&key) => {}
-                Some(key) if keys.len() < MAX_IDENTITIES => keys.push(key),
-                _ => left_out += 1,
-            }
-        }
-        (keys, left_out)
-    }
 }
 
 /// Whether a key is of small order, or is not written as it has to be (RFC 8032, 5.1.3).
@@ -177,8 +133,9 @@ fn is_weak(key: &[u8; 32]) -> bool {
     !is_canonical || SMALL_ORDER.contains(&unsigned)
 }
 
-/// What moves the cursor, or turns what is shown around.
-fn is_unprintable(char: char) -> bool {
+/// Whether a character moves the cursor, or turns around what is shown.
+#[must_use]
+pub fn is_unprintable(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
@@ -368,19 +325,5 @@ mod tests {
         let mut bytes = [0xff; 32];
         (bytes[0], bytes[31]) = (0xeb, 0x7f);
         assert!(!is_weak(&bytes));
-    }
-
-    #[test]
-    fn of_authorized_keys_those_are_taken_that_can_sign_and_nothing_limits() {
-        let bare = LINE.trim_end_matches(" alice@laptop");
-        let other = bare.replace("XFSqti", "XFSqtj");
-        let text = format!(
-            "# of alice\n\n{LINE}\n{bare} again\nrestrict,no-pty {other} phone\nfrom=\"192.0.2.1\" {other} x\n\
-             cert-authority {other} ca x\nssh-rsa AAAA a@b\nnonsense\nform=\"192.0.2.1\" {other} x\n\
-             alice:x:1000: {other} x\nno-PTY,command=\"ls\" {bare} x\n"
-        );
-        let (keys, left_out) = IdentityKey::authorized(&text);
-        assert_eq!(keys, [LINE.parse().unwrap(), other.parse::<IdentityKey>().unwrap()]);
-        assert_eq!(left_out, 6);
     }
 }

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+mod authorized_keys;
 pub mod datagram;
 pub mod hints;
 pub mod identity;
