@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use postern_proto::identity::is_unprintable;
 use postern_proto::profile::Host;
 use postern_proto::sequence::{PortRange, Rolling, Steps};
 use postern_proto::{Port, Window};
@@ -211,7 +212,7 @@ pub(crate) struct Usage(pub(crate) String);
 #[must_use]
 pub fn printable(text: &str) -> String {
     let escaped = |char: char| {
-        let is_plain = !char.is_control() || matches!(char, '\n' | '\t');
+        let is_plain = !is_unprintable(char) || matches!(char, '\n' | '\t');
         if is_plain { Ok(char) } else { Err(char.escape_default()) }
     };
     let mut shown = String::with_capacity(text.len());

@@ -54,15 +54,24 @@ impl FolderLock {
     /// # Errors
     /// When there is no such folder, or another one keeps it for long: that may wait for whoever reads what it prints.
     pub(crate) fn around(path: &Path) -> io::Result<Self> {
+        Self::within(PATIENCE, path)
+    }
+
+    fn within(patience: Duration, path: &Path) -> io::Result<Self> {
         let folder = parent(path).to_owned();
         let handle = File::open(&folder)?;
         let begun = Instant::now();
         loop {
             match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { folder, handle }),
-                Err(Errno::WOULDBLOCK) if begun.elapsed() < PATIENCE => sleep(PAUSE),
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < patience => sleep(PAUSE),
                 Err(Errno::WOULDBLOCK) => {
-                    let busy = "another posternd command has been at work there for 10 s: see whether it waits for something, or end it";
+                    let busy = format!(
+                        "{} has been locked for {} s, as by a posternd command that waits for something: see whose it is \
+                         (fuser -v {0}), and end that",
+                        folder.display(),
+                        patience.as_secs()
+                    );
                     return Err(io::Error::new(io::ErrorKind::TimedOut, busy));
                 }
                 Err(error) => return Err(error.into()),
@@ -97,4 +106,22 @@ fn written_in(folder: &Path, content: &str) -> io::Result<NamedTempFile> {
     file.write_all(content.as_bytes())?;
     file.as_file().sync_all()?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_another_one_keeps_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys");
+        let held = FolderLock::around(&file).unwrap();
+        let error = FolderLock::within(Duration::from_millis(50), &file).err().unwrap();
+        let says = format!("{} has been locked", folder.path().display());
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().starts_with(&says), "{error}");
+        drop(held);
+        FolderLock::around(&file).unwrap();
+    }
 }

@@ -49,7 +49,7 @@ pub(crate) fn write(state: &Path, used: &LastUse) -> anyhow::Result<()> {
     for (client, at) in used {
         writeln!(text, "{client} = \"{at}\"").context("a text takes every line")?;
     }
-    let lock = FolderLock::around(&path).with_context(|| format!("cannot lock {}", state.display()))?;
+    let lock = FolderLock::around(&path).with_context(|| format!("cannot change {}", path.display()))?;
     lock.replace(&path, &text).with_context(|| format!("cannot write {}", path.display()))
 }
 

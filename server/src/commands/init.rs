@@ -30,7 +30,7 @@ pub(crate) fn run(path: &Path, addresses: &[Host]) -> anyhow::Result<()> {
     }
     let port = ports::draw(&mut ports::free(&ports::known()?))?;
     let config = configuration(&GateId::from_bytes(random()?), port, addresses);
-    let lock = FolderLock::around(path).with_context(|| format!("cannot lock {}", folder.display()))?;
+    let lock = FolderLock::around(path).with_context(|| format!("cannot write {}", path.display()))?;
     lock.create(&keys, KEYS).with_context(|| format!("cannot write {}", keys.display()))?;
     if let Err(error) = lock.create(path, &config) {
         fs::remove_file(&keys).with_context(|| format!("cannot take back {}", keys.display()))?;

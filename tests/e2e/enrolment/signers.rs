@@ -1,6 +1,6 @@
 //! Which keys sign for a client: given when it is made, or later; and what is not taken for one.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Result, ensure};
@@ -64,6 +64,12 @@ fn a_client_signs_with_one_key_with_those_of_a_file_or_with_none() -> Result<()>
     );
 
     let key = |arguments: &[&str]| desk.gate().administer(&[&["client", "key", "alice"], arguments].concat());
+    let before = desk.keys()?;
+    let mut unheard = desk.gate().posternd(&["client", "key", "alice", "--ssh-key", &public])?;
+    let unheard = unheard.stdout(OpenOptions::new().write(true).open("/dev/full")?).output()?;
+    let complaint = String::from_utf8(unheard.stderr)?;
+    ensure!(complaint.starts_with("posternd: nothing was changed: cannot print: No space"), "{complaint}");
+    ensure!(unheard.status.code() == Some(1) && desk.keys()? == before, "changed, and nobody told");
     let said = key(&["--authorized-keys", &file])?.text();
     ensure!(said.starts_with("identities = [\"ssh-ed25519 ") && said.contains(TOUCHED), "{said}");
     ensure!(desk.entry("alice")?.authorized_keys.is_some(), "in the key file");

@@ -17,7 +17,7 @@ pub(super) fn run(path: &Path, config: &Config, new: &NewClient) -> anyhow::Resu
     let profile = profile(config, &entry, addresses(path, config, &new.addresses)?, identities);
     let keys = LockedKeys::of(config)?;
     let checked = keys.with([&entry])?;
-    let said = delivery.hand_over(&profile)?.enrol(&keys, checked)?;
+    let said = delivery.hand_over(&profile)?.enrol(keys, checked)?;
     tell_gate(config, &format!("{} is added{signs}, {said}", entry.name))
 }
 

@@ -85,7 +85,7 @@ pub(super) struct HandedOver<'a> {
 
 impl HandedOver<'_> {
     /// Has the key file know it, and says where it is.
-    pub(super) fn enrol(mut self, keys: &LockedKeys<'_>, checked: Checked) -> anyhow::Result<String> {
+    pub(super) fn enrol(mut self, keys: LockedKeys<'_>, checked: Checked) -> anyhow::Result<String> {
         keys.replace(checked).context(GOOD_FOR_NOTHING)?;
         self.file = None;
         Ok(std::mem::take(&mut self.said))

@@ -1,5 +1,6 @@
 //! `posternd client key`: which key has to sign for a client that is there already.
 
+use anyhow::Context;
 use postern_proto::IdentityKey;
 
 use super::super::print::say;
@@ -13,7 +14,7 @@ pub(super) fn run(config: &Config, new: &NewKey) -> anyhow::Result<()> {
     let (identity, authorized) = signing::read(&new.signing)?;
     let signers = signing::keys(identity.as_ref(), authorized.as_deref())?;
     let keys = LockedKeys::of(config)?;
-    keys.replace(keys.edit(name, |client| {
+    let checked = keys.edit(name, |client| {
         for (field, text) in [
             ("identity", identity.as_ref().map(ToString::to_string)),
             ("authorized-keys", authorized.as_ref().map(|path| path.display().to_string())),
@@ -24,11 +25,14 @@ pub(super) fn run(config: &Config, new: &NewKey) -> anyhow::Result<()> {
             }
         }
         Ok(())
-    })?)?;
+    })?;
+    if !signers.is_empty() {
+        say!("{}", line(&signers)).context("nothing was changed")?;
+    }
+    keys.replace(checked)?;
     if signers.is_empty() {
         return tell_gate(config, &format!("{name} need not sign any more"));
     }
-    say!("{}", line(&signers))?;
     let said = format!(
         "{name} has a new key{}; the line above belongs in the client's config.toml, in place of the one of this gate there",
         signing::names(&signers)

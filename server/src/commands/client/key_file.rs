@@ -28,7 +28,7 @@ impl<'a> LockedKeys<'a> {
     /// Locks and reads the key file of a configuration.
     pub(super) fn of(config: &'a Config) -> anyhow::Result<Self> {
         let path = &config.keys;
-        let lock = FolderLock::around(path).with_context(|| format!("cannot lock {}", path.display()))?;
+        let lock = FolderLock::around(path).with_context(|| format!("cannot change {}", path.display()))?;
         let text = read_safe(path, Exposure::NotReadable)?;
         Ok(Self { path, lock, text })
     }
@@ -96,11 +96,11 @@ impl<'a> LockedKeys<'a> {
         ConfigError::Unfit { path: self.path.to_owned(), problem }
     }
 
-    /// Makes it what the file says.
+    /// Makes it what the file says. It is others' turn then: to tell the gate may take long.
     ///
     /// # Errors
     /// When it cannot be written: then it is what it was.
-    pub(super) fn replace(&self, checked: Checked) -> anyhow::Result<()> {
+    pub(super) fn replace(self, checked: Checked) -> anyhow::Result<()> {
         let Checked { text, .. } = checked;
         let Err(error) = self.lock.replace(self.path, &text) else { return Ok(()) };
         let path = self.path.display();

@@ -47,23 +47,26 @@ pub(crate) fn run(path: &Path, command: &ClientCommand) -> anyhow::Result<()> {
         ClientCommand::List { json } => list::run(&config, *json),
         ClientCommand::Enable { name } => {
             let keys = LockedKeys::of(&config)?;
-            keys.replace(keys.edit(name, |client| {
+            let checked = keys.edit(name, |client| {
                 client.remove("disabled");
                 Ok(())
-            })?)?;
+            })?;
+            keys.replace(checked)?;
             tell_gate(&config, &format!("{name} may knock again"))
         }
         ClientCommand::Disable { name } => {
             let keys = LockedKeys::of(&config)?;
-            keys.replace(keys.edit(name, |client| {
+            let checked = keys.edit(name, |client| {
                 client["disabled"] = value(true);
                 Ok(())
-            })?)?;
+            })?;
+            keys.replace(checked)?;
             tell_gate(&config, &format!("{name} is disabled"))
         }
         ClientCommand::Remove { name } => {
             let keys = LockedKeys::of(&config)?;
-            keys.replace(keys.without(name)?)?;
+            let checked = keys.without(name)?;
+            keys.replace(checked)?;
             tell_gate(&config, &format!("{name} is removed"))
         }
     }

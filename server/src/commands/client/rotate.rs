@@ -30,7 +30,7 @@ pub(super) fn run(path: &Path, config: &Config, rotation: &Rotation) -> anyhow::
     let identities = signing::keys(entry.identity.as_ref(), entry.authorized_keys.as_deref())?;
     let profile = profile(config, entry, addresses, identities);
     let until = entry.previous().map(|(_, until)| until);
-    let said = delivery.hand_over(&profile)?.enrol(&keys, checked)?;
+    let said = delivery.hand_over(&profile)?.enrol(keys, checked)?;
     let old = until.map_or("good for nothing any more".to_owned(), |until| format!("good until {until}"));
     tell_gate(config, &format!("{name} has a new secret, {said}; the old one is {old}"))
 }
